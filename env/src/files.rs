@@ -1,0 +1,202 @@
+//! The file seam. All calls block: only a storage thread makes them.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An open file. All positions and lengths are bytes.
+pub trait File: Send + Sync {
+    /// Reads at `pos` into `buf`, as much as there is; returns the bytes read, fewer than asked for only at
+    /// the end of the file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize>;
+
+    /// Writes all of `bufs`, one behind the other, at `pos`. Not durable before [`File::sync_data`] returns.
+    ///
+    /// # Errors
+    /// What the operating system says; any prefix may have been written then.
+    fn write_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()>;
+
+    /// Makes every earlier write durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// After an error nothing is known of any unsynced write, and a second call proves nothing: the caller
+    /// MUST stop writing to this file for good.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The file's length.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Cuts the file or extends it by a hole.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// For reading; it must exist.
+    Read,
+    /// For reading and writing; it must exist.
+    Write,
+    /// For reading and writing; it must not exist.
+    CreateNew,
+}
+
+/// A held directory lock; dropping it lets go.
+pub trait DirLock: Send + Sync {}
+
+/// A file system.
+pub trait Files: Send + Sync {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`, or what the operating system says.
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn File>>;
+
+    /// Names of the entries of `dir`, sorted.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the operating system says.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Makes `dir` and its parents, if they are missing.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Puts `from` in the place of `to`, atomically; durable after [`Files::sync_dir`].
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file; durable after [`Files::sync_dir`].
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames and removals in `dir` durable.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Locks `dir` against other processes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process holds it.
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
+}
+
+/// The machine's file system.
+pub struct RealFiles;
+
+struct RealFile(fs::File);
+struct RealLock(#[expect(dead_code, reason = "held open: closing it releases the lock")] fs::File);
+
+impl DirLock for RealLock {}
+
+impl File for RealFile {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_at(&mut buf[done..], pos + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], mut pos: u64) -> io::Result<()> {
+        // One pwritev per call in the common case; a short write goes on buffer by buffer.
+        let mut written = match rustix::io::pwritev(&self.0, bufs, pos) {
+            Ok(n) => n,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        for buf in bufs {
+            if written >= buf.len() {
+                written -= buf.len();
+            } else {
+                self.0.write_all_at(&buf[written..], pos + written as u64)?;
+                written = 0;
+            }
+            pos += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if crate::planted::on("no_fdatasync") {
+            return Ok(());
+        }
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+impl Files for RealFiles {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn File>> {
+        let file = match mode {
+            Mode::Read => fs::File::open(path)?,
+            Mode::Write => fs::OpenOptions::new().read(true).write(true).open(path)?,
+            Mode::CreateNew => fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+        };
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(RealLock(file)))
+    }
+}

@@ -1,0 +1,68 @@
+//! The network seam: connectors and listeners are handed in, for RESP and gRPC alike.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A future in a box, as a trait object's method returns it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A byte stream between two processes.
+pub trait Conn: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Conn for T {}
+
+/// What accepts connections.
+pub trait Listener: Send {
+    /// Waits for a connection; returns it with the peer's address. Cancel-safe.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Conn>, String)>>;
+
+    /// The address that peers connect to, `ip:port`.
+    fn local_addr(&self) -> String;
+}
+
+/// What makes connections.
+pub trait Net: Send + Sync {
+    /// Connects to `addr` (`host:port`), with TCP_NODELAY. The caller sets the deadline.
+    fn connect<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Conn>>>;
+
+    /// Listens on `addr` (`ip:port`; port 0 picks a free one).
+    fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+}
+
+/// The machine's network.
+pub struct RealNet;
+
+struct RealListener(TcpListener);
+
+impl Net for RealNet {
+    fn connect<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Conn>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(addr).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Conn>)
+        })
+    }
+
+    fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(addr).await?;
+            Ok(Box::new(RealListener(listener)) as Box<dyn Listener>)
+        })
+    }
+}
+
+impl Listener for RealListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Conn>, String)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.0.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as Box<dyn Conn>, peer.to_string()))
+        })
+    }
+
+    fn local_addr(&self) -> String {
+        self.0.local_addr().map(|a| a.to_string()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,68 @@
+//! Every limit of the system, with its unit and its reason. A limit that a user may set has its default here.
+
+use std::time::Duration;
+
+/// Payload of one entry at most, bytes. Coalescing beyond 64 KB lost 26 % in the lab; a larger group
+/// travels as fragments.
+pub const ENTRY_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// What a node accepts as one entry's payload, bytes: larger than what our own clients send, so that the two
+/// can change one after the other.
+pub const ENTRY_PAYLOAD_BYTES_ACCEPTED: usize = 1024 * 1024;
+/// Entries that an append stream keeps unanswered at most. About eight of 64 KB saturated the lab's disks;
+/// small entries want a few more. Must stay below [`RETRY_BOUNDARIES`].
+pub const APPEND_WINDOW_ENTRIES: usize = 32;
+/// Unanswered bytes of an append stream at most.
+pub const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Boundaries of admitted entries of the current epoch that admission remembers, to recognise a retry.
+pub const RETRY_BOUNDARIES: usize = 1024;
+/// Bytes captured and not committed at which the proxy stops reading from clients. Well below the default
+/// backlog set by the proxy (256 MB) and the replica output limit (256 MB), so that capture never has to
+/// be cut.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// `repl-backlog-size` that the proxy sets while its server is still a replica, bytes (H13).
+pub const BACKLOG_BYTES: u64 = 256 * 1024 * 1024;
+/// Overlap that is compared when capture begins, bytes at most (H16).
+pub const OVERLAP_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Depth of nested RESP aggregates at most: 7 is the deepest that a stock server sends.
+pub const RESP_DEPTH_MAX: usize = 32;
+/// Elements of one aggregate at most, as in Redis (`1024*1024*1024` there; fewer here bounds memory).
+pub const RESP_ELEMENTS_MAX: u64 = 1024 * 1024;
+/// Length of one bulk string at most, bytes: Redis' default `proto-max-bulk-len`.
+pub const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Length of one inline command or header line at most, bytes, as in Redis (`PROTO_INLINE_MAX_SIZE`).
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest gRPC message that is decoded, bytes: an entry or a Raft batch with room for its envelope.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of entries in one Raft AppendEntries at most.
+pub const RAFT_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a writer's lease lasts by default. Twice a typical pause (fork, page cache stall), so that a
+/// healthy proxy never loses it; it is also what a takeover waits for at most.
+pub const LEASE: Duration = Duration::from_millis(3000);
+/// Subtracted from the lease by its holder: covers clock rate difference between two machines.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(300);
+/// How often the holder renews, so that two renewals in a row may be lost.
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_millis(750);
+/// How long a reply may be held before its connection is closed instead. Longer than an election
+/// ([`ELECTION_TIMEOUT_MAX`] twice) and a lease together.
+pub const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Raft: interval of heartbeats. Heartbeat answers wait behind a follower's pending flush, so it must be
+/// well above an fsync.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(300);
+/// Raft: shortest election timeout.
+pub const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(1500);
+/// Raft: longest election timeout.
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(3000);
+
+/// Deadline of a single unary RPC. Every RPC has one.
+pub const RPC_DEADLINE: Duration = Duration::from_secs(2);
+/// Silence on a tail after which its reader tries another node. The node sends a mark at least every
+/// [`TAIL_MARK_EVERY`].
+pub const TAIL_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often a tail without new bytes sends a mark.
+pub const TAIL_MARK_EVERY: Duration = Duration::from_millis(1000);
+/// How often `REPLCONF ACK` is repeated (H12); a stock master drops a replica after `repl-timeout`.
+pub const ACK_EVERY: Duration = Duration::from_millis(1000);

@@ -1,1 +1,3 @@
-//! To be written.
+//! One node of the journal, in the order of the data path.
+
+pub mod segment;

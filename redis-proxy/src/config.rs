@@ -1,0 +1,108 @@
+//! What the proxy is told at start. Every default stands in `redoubt_types::limits`, with its reason.
+
+use clap::Parser;
+use redoubt_types::limits::{LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX};
+use redoubt_types::{JournalName, ParseIdError};
+use std::time::Duration;
+
+/// A RESP endpoint in front of one redis-server: every reply waits until the journal has committed what it
+/// depends on.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "redoubt-proxy", version)]
+pub struct Config {
+    /// Where clients connect, `ip:port`.
+    #[arg(long, default_value = "127.0.0.1:7000", env = "REDOUBT_LISTEN")]
+    pub listen: String,
+
+    /// The redis-server of this cell, `host:port`. It must have been started with `replicaof` naming the
+    /// cell's replay, so that it can serve nothing before it holds what the journal holds.
+    #[arg(long, default_value = "127.0.0.1:7201", env = "REDOUBT_UPSTREAM")]
+    pub upstream: String,
+
+    /// The journal's nodes, `host:port`, separated by commas. All of them: the leader may be any.
+    #[arg(long, value_delimiter = ',', required = true, env = "REDOUBT_ENDPOINTS")]
+    pub endpoints: Vec<String>,
+
+    /// The replay that feeds the upstream, `host:port` as the upstream reaches it: where a master that may
+    /// not serve is sent back to with REPLICAOF.
+    #[arg(long, default_value = "127.0.0.1:7301", env = "REDOUBT_REPLAY")]
+    pub replay: String,
+
+    /// The cell's name, for people: it stands in the journal's status as the writer's.
+    #[arg(long, default_value = "cell-1", env = "REDOUBT_NAME")]
+    pub name: String,
+
+    /// The journal's name.
+    #[arg(long, default_value_t = JournalName::default(), value_parser = parse_journal)]
+    pub journal: JournalName,
+
+    /// How long the lease lasts from a renewal, milliseconds. A shorter one makes a takeover by another cell
+    /// faster; one shorter than a pause of this process or of a node (fork, full disk queue) makes replies
+    /// wait for a renewal after each such pause.
+    #[arg(long, default_value_t = LEASE.as_millis() as u64, value_parser = clap::value_parser!(u64).range(1000..=60_000))]
+    pub lease_ms: u64,
+
+    /// How long a reply is held before its connection is closed instead, milliseconds. Longer than an
+    /// election of the journal and a lease together, so that losing one node closes no connection.
+    #[arg(long, default_value_t = RELEASE_DEADLINE.as_millis() as u64, value_parser = clap::value_parser!(u64).range(1000..))]
+    pub release_deadline_ms: u64,
+
+    /// Bytes captured and not committed at which clients are not read any more. Well below the server's
+    /// backlog and replica output limit (256 MB each), so that capture never has to be cut; large enough
+    /// that an election under full load passes without a client noticing more than delay.
+    #[arg(long, default_value_t = UNCOMMITTED_BYTES_MAX, value_parser = clap::value_parser!(u64).range(65_536..=1_073_741_824))]
+    pub uncommitted_bytes_max: u64,
+
+    /// Client connections at most; further ones are closed at once. Redis' own default. Each takes one
+    /// connection to the server, whose `maxclients` must leave a few more for fence and capture.
+    #[arg(long, default_value_t = 10_000)]
+    pub clients_max: usize,
+}
+
+fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {
+    JournalName::parse(s)
+}
+
+impl Config {
+    /// How long the lease lasts from a renewal.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// What the holder takes off its lease, for clocks that run at different rates: a tenth of it, as the
+    /// default margin is of the default lease.
+    pub fn lease_margin(&self) -> Duration {
+        scaled(LEASE_MARGIN, self.lease())
+    }
+
+    /// How often the lease is renewed: a quarter of it, so that two renewals in a row may be lost.
+    pub fn lease_renew_every(&self) -> Duration {
+        scaled(LEASE_RENEW_EVERY, self.lease())
+    }
+
+    /// How long a reply is held before its connection is closed instead.
+    pub fn release_deadline(&self) -> Duration {
+        Duration::from_millis(self.release_deadline_ms)
+    }
+}
+
+/// The share of `lease` that `of_default` is of the default lease.
+fn scaled(of_default: Duration, lease: Duration) -> Duration {
+    lease.mul_f64(of_default.as_secs_f64() / LEASE.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_limits() {
+        let c = Config::try_parse_from(["redoubt-proxy", "--endpoints", "a:1,b:2,c:3"]).unwrap();
+        assert_eq!(c.endpoints, ["a:1", "b:2", "c:3"]);
+        assert_eq!((c.lease(), c.lease_margin(), c.lease_renew_every()), (LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY));
+        assert_eq!(c.release_deadline(), RELEASE_DEADLINE);
+        assert!(Config::try_parse_from(["redoubt-proxy"]).is_err(), "without a journal there is nothing to do");
+        let bad = ["redoubt-proxy", "--endpoints", "a:1", "--lease-ms", "3"];
+        assert!(Config::try_parse_from(bad).is_err());
+    }
+}

@@ -1,0 +1,328 @@
+//! The ordered queue from submission to completion, and the one thread of control that works it off.
+//!
+//! Promises that answers come in the order of submission, each after everything before it is durable, and
+//! that the first failed write or sync is the last: all later operations fail with it.
+
+use super::error::Failure;
+use super::metadata::Metadata;
+use super::model::{Identity, LogRecord, Options, Vote};
+use super::persisted::{encode_identity, encode_vote};
+use super::slots::Slots;
+use super::state::{Shared, lock};
+use super::writer::Writer;
+use redoubt_env::files::DirLock;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use tokio::sync::watch;
+
+/// Called once, when what it was submitted with is durable or has failed. Must not block.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A submitted operation.
+pub(crate) enum Op {
+    Append {
+        records: Vec<LogRecord>,
+        last_number: u64,
+        done: Done,
+    },
+    Truncate {
+        first_removed: u64,
+        done: Done,
+    },
+    Vote(Vote, Done),
+    Identity(Box<Identity>, Done),
+    Committed {
+        end: u64,
+    },
+    Close(Done),
+}
+
+#[derive(Default)]
+struct Queue {
+    ops: VecDeque<Op>,
+    /// The last handle was dropped: nothing more is worked off, as in a crash.
+    abandoned: bool,
+}
+
+/// What the working thread alone touches.
+pub(crate) struct Io {
+    pub(crate) writer: Writer,
+    pub(crate) vote: Slots,
+    pub(crate) identity: Slots,
+    pub(crate) metadata: Arc<dyn Metadata>,
+    /// Held until the storage is closed.
+    pub(crate) _lock: Box<dyn DirLock>,
+}
+
+/// The queue, its worker's state, and the log as it reads.
+pub(crate) struct Core {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    io: Mutex<Option<Io>>,
+    pub(crate) shared: Arc<Mutex<Shared>>,
+    pub(crate) failed: watch::Sender<Option<Failure>>,
+    pub(crate) options: Options,
+    pub(crate) dir: PathBuf,
+}
+
+type Answer = (Done, Result<(), Failure>);
+
+impl Core {
+    pub(crate) fn new(io: Io, shared: Arc<Mutex<Shared>>, options: Options, dir: PathBuf) -> Self {
+        Core {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            io: Mutex::new(Some(io)),
+            shared,
+            failed: watch::Sender::new(None),
+            options,
+            dir,
+        }
+    }
+
+    pub(crate) fn submit(&self, op: Op) {
+        lock(&self.queue).ops.push_back(op);
+        self.wake.notify_one();
+    }
+
+    /// Submits what `make` makes of the log, so that operations are queued in the order in which they changed
+    /// the log.
+    pub(crate) fn submit_with(&self, make: impl FnOnce(&mut Shared) -> Op) {
+        let mut queue = lock(&self.queue);
+        let op = make(&mut lock(&self.shared));
+        queue.ops.push_back(op);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Stops the worker after what it is doing.
+    pub(crate) fn abandon(&self) {
+        lock(&self.queue).abandoned = true;
+        self.wake.notify_one();
+    }
+
+    /// The worker: returns once the storage is closed or abandoned.
+    pub(crate) fn run(&self) {
+        while self.wait() {
+            if self.turn() == 0 {
+                self.idle();
+            }
+        }
+        lock(&self.io).take();
+    }
+
+    /// Waits for an operation, or until the log was quiet for so long that it wants a mark. `false` when it is
+    /// over.
+    fn wait(&self) -> bool {
+        let wants_mark = match &*lock(&self.io) {
+            None => return false,
+            Some(io) => self.failed.borrow().is_none() && io.writer.wants_mark(),
+        };
+        let mut queue = lock(&self.queue);
+        while queue.ops.is_empty() && !queue.abandoned {
+            if wants_mark {
+                let waited = self.wake.wait_timeout(queue, self.options.idle_after);
+                let (q, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+                if timeout.timed_out() {
+                    return !q.abandoned;
+                }
+                queue = q;
+            } else {
+                queue = self
+                    .wake
+                    .wait(queue)
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+            }
+        }
+        !queue.abandoned
+    }
+
+    /// Works off what is queued, one batch of it at most; returns the number of operations.
+    pub(crate) fn turn(&self) -> usize {
+        let mut io = lock(&self.io);
+        let ops = self.take_batch();
+        let count = ops.len();
+        let mut turn = Turn {
+            core: self,
+            waiting: Vec::new(),
+            answers: Vec::new(),
+            number: 0,
+        };
+        for op in ops {
+            turn.op(&mut io, op);
+        }
+        if let Some(open) = io.as_mut() {
+            turn.settle(&mut open.writer);
+        }
+        let answers = turn.answers;
+        // Answered without the lock: whoever is answered may submit again.
+        drop(io);
+        for (done, result) in answers {
+            done(result.map_err(io::Error::from));
+        }
+        count
+    }
+
+    /// Marks the log durable up to its end, unless it is marked already.
+    pub(crate) fn idle(&self) {
+        if self.failed.borrow().is_some() {
+            return;
+        }
+        if let Some(io) = lock(&self.io).as_mut()
+            && io.writer.wants_mark()
+            && let Err(failure) = io.writer.mark()
+        {
+            self.fail(failure);
+        }
+    }
+
+    fn take_batch(&self) -> Vec<Op> {
+        let mut queue = lock(&self.queue);
+        let mut bytes = 0;
+        let mut ops = Vec::new();
+        while bytes < self.options.batch_bytes {
+            let Some(op) = queue.ops.pop_front() else { break };
+            if let Op::Append { records, .. } = &op {
+                bytes += records.iter().map(|r| r.payload.len() as u64).sum::<u64>();
+            }
+            ops.push(op);
+        }
+        ops
+    }
+
+    fn fail(&self, failure: Failure) {
+        tracing::error!(%failure, "storage failed");
+        self.failed.send_if_modified(|f| {
+            let first = f.is_none();
+            f.get_or_insert(failure);
+            first
+        });
+    }
+
+    fn closed(&self) -> Failure {
+        Failure {
+            verb: "write to",
+            path: self.dir.clone(),
+            message: "the storage was closed".to_owned(),
+            kind: io::ErrorKind::BrokenPipe,
+        }
+    }
+}
+
+/// One batch being worked off.
+struct Turn<'a> {
+    core: &'a Core,
+    /// Wait for the next sync.
+    waiting: Vec<Done>,
+    answers: Vec<Answer>,
+    /// Number of the last record staged.
+    number: u64,
+}
+
+impl Turn<'_> {
+    fn op(&mut self, slot: &mut Option<Io>, op: Op) {
+        let failed = self.core.failed.borrow().clone();
+        let (Some(io), None) = (slot.as_mut(), &failed) else {
+            let failure = failed.unwrap_or_else(|| self.core.closed());
+            if let Some(done) = op.done() {
+                self.answers.push((done, Err(failure)));
+            }
+            return;
+        };
+        match op {
+            Op::Append {
+                records,
+                last_number,
+                done,
+            } => {
+                self.waiting.push(done);
+                for record in &records {
+                    if let Err(failure) = io.writer.append(record) {
+                        return self.fail(failure);
+                    }
+                    if io.writer.batch_bytes() >= self.core.options.batch_bytes
+                        && let Err(failure) = io.writer.flush()
+                    {
+                        return self.fail(failure);
+                    }
+                }
+                self.number = last_number;
+            }
+            Op::Truncate { first_removed, done } => {
+                io.writer.truncate(first_removed);
+                self.waiting.push(done);
+            }
+            Op::Committed { end } => io.writer.set_committed(end),
+            Op::Vote(vote, done) => self.slots(io, done, |io| io.vote.save(&encode_vote(Some(vote)))),
+            Op::Identity(identity, done) => {
+                self.slots(io, done, |io| io.identity.save(&encode_identity(&identity)));
+            }
+            Op::Close(done) => self.close(slot, done),
+        }
+    }
+
+    /// A slot file is written only after everything submitted before it is durable.
+    fn slots(&mut self, io: &mut Io, done: Done, save: impl FnOnce(&mut Io) -> Result<(), Failure>) {
+        self.settle(&mut io.writer);
+        self.waiting.push(done);
+        if self.core.failed.borrow().is_some() {
+            return self.settle(&mut io.writer);
+        }
+        match save(io) {
+            Ok(()) => self.settle(&mut io.writer),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn close(&mut self, slot: &mut Option<Io>, done: Done) {
+        if let Some(io) = slot.as_mut() {
+            self.settle(&mut io.writer);
+            if self.core.failed.borrow().is_none()
+                && io.writer.wants_mark()
+                && let Err(failure) = io.writer.mark()
+            {
+                self.fail(failure);
+            }
+            if let Err(error) = io.metadata.flush() {
+                tracing::warn!(%error, "could not flush the metadata: what it lacks is rebuilt");
+            }
+        }
+        *slot = None;
+        let result = self.core.failed.borrow().clone().map_or(Ok(()), Err);
+        self.answers.push((done, result));
+    }
+
+    /// Makes the batch durable and answers all that waits for it.
+    fn settle(&mut self, writer: &mut Writer) {
+        if self.core.failed.borrow().is_none() {
+            match writer.flush() {
+                Ok(()) => {
+                    let changes = writer.take_changes();
+                    lock(&self.core.shared).written(changes, self.number, self.core.options.cache_bytes);
+                }
+                Err(failure) => self.core.fail(failure),
+            }
+        }
+        let result = self.core.failed.borrow().clone().map_or(Ok(()), Err);
+        self.answers
+            .extend(self.waiting.drain(..).map(|done| (done, result.clone())));
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.core.fail(failure.clone());
+        self.answers
+            .extend(self.waiting.drain(..).map(|done| (done, Err(failure.clone()))));
+    }
+}
+
+impl Op {
+    fn done(self) -> Option<Done> {
+        match self {
+            Op::Append { done, .. } | Op::Truncate { done, .. } => Some(done),
+            Op::Vote(_, done) | Op::Identity(_, done) | Op::Close(done) => Some(done),
+            Op::Committed { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Segment files by name: made, listed and read, and nothing about what is in their records.
+
+use super::error::{Failure, OpenError};
+use super::format::{FORMAT_VERSION, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use redoubt_env::files::{File, Files, Mode};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const PREFIX: &str = "editlog-";
+const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+const ZERO_SLICES_MAX: u64 = 64;
+
+/// Where segment `number` lies.
+pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{PREFIX}{number:010}"))
+}
+
+/// The number of the segment in the file `name`.
+pub(crate) fn number_of(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(PREFIX)?;
+    (digits.len() == 10).then_some(())?;
+    digits.parse().ok()
+}
+
+/// Writes zeros from `from` up to `to`.
+pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
+    let slices = [IoSlice::new(&ZEROS); ZERO_SLICES_MAX as usize];
+    let block = ZEROS.len() as u64;
+    while from < to {
+        let whole = ((to - from) / block).min(ZERO_SLICES_MAX);
+        if whole == 0 {
+            file.write_at(&[IoSlice::new(&ZEROS[..(to - from) as usize])], from)?;
+            return Ok(());
+        }
+        file.write_at(&slices[..whole as usize], from)?;
+        from += whole * block;
+    }
+    Ok(())
+}
+
+/// Makes a segment: header and zeros are durable, and so is its name, before this returns. It is there whole
+/// or not at all, so a header that can't be read is never a crash's doing. Replaces a file of the same name.
+pub(crate) fn create(
+    files: &dyn Files,
+    dir: &Path,
+    header: &SegmentHeader,
+    bytes: u32,
+) -> Result<(Arc<dyn File>, u32), Failure> {
+    let path = path_of(dir, header.segment);
+    let fresh = path.with_extension("new");
+    let fail = |verb| Failure::new(verb, &path);
+    match files.remove(&fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove the leftover of")(e)),
+        _ => {}
+    }
+    let file = files.open(&fresh, Mode::CreateNew).map_err(fail("create"))?;
+    let (block, crc) = header.encode();
+    file.write_at(&[IoSlice::new(&block)], 0)
+        .map_err(fail("write the header of"))?;
+    write_zeros(&*file, SEGMENT_HEADER_BYTES.into(), bytes.into()).map_err(fail("fill"))?;
+    file.sync_data().map_err(fail("sync"))?;
+    files.rename(&fresh, &path).map_err(fail("rename"))?;
+    files.sync_dir(dir).map_err(Failure::new("sync", dir))?;
+    Ok((file, crc))
+}
+
+/// Reads a segment's header block; returns it with its checksum.
+pub(crate) fn read_header(
+    file: &dyn File,
+    dir: &Path,
+    number: u32,
+) -> Result<(SegmentHeader, u32), OpenError> {
+    let path = path_of(dir, number);
+    let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
+    let read = file
+        .read_at(&mut block, 0)
+        .map_err(OpenError::io("read", &path))?;
+    match SegmentHeader::decode(&block[..read]) {
+        Ok((header, crc)) if header.segment == number => Ok((header, crc)),
+        Ok((header, _)) => {
+            let what = format!("its header is that of segment {}", header.segment);
+            Err(OpenError::Contradiction { path, what })
+        }
+        Err(HeaderError::Version(found)) => Err(OpenError::Version {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+        // A file gets its name only once its header is durable.
+        Err(HeaderError::Damaged) => Err(OpenError::Rot {
+            path,
+            segment: number,
+            position: 0,
+            index: 0,
+        }),
+    }
+}
+
+/// Reads a whole file.
+pub(crate) fn read_all(file: &dyn File, path: &Path) -> Result<Vec<u8>, OpenError> {
+    let len = file.len().map_err(OpenError::io("measure", path))?;
+    let mut bytes = vec![0; len as usize];
+    let read = file.read_at(&mut bytes, 0).map_err(OpenError::io("read", path))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}

@@ -1,0 +1,151 @@
+//! A key-value store for what can be rebuilt: here, summaries of sealed segments.
+//!
+//! An implementation MUST return a value that was put under the key at some time, or none; callers check
+//! what they get, so it SHOULD keep the newest but MAY lose anything at any time, a crash above all. Losing
+//! or garbling all of it costs a rescan, never data: nothing that consensus rests on may be kept here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A store of rebuildable data.
+pub trait Metadata: Send + Sync {
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// When the store can't be read; the caller rebuilds.
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
+    /// Puts `value` under `key`.
+    ///
+    /// # Errors
+    /// When the store can't be written; the caller goes on without.
+    fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()>;
+
+    /// Removes `key`, if it is there.
+    ///
+    /// # Errors
+    /// When the store can't be written; the caller goes on.
+    fn remove(&self, key: &[u8]) -> io::Result<()>;
+
+    /// All keys that begin with `prefix`, in order, and their values.
+    ///
+    /// # Errors
+    /// When the store can't be read; the caller rebuilds.
+    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    /// Hands everything to the operating system. Not a promise of durability.
+    ///
+    /// # Errors
+    /// When the store can't be written.
+    fn flush(&self) -> io::Result<()>;
+}
+
+/// A map in memory: the twin for tests, and a store that is always lost at a restart.
+#[derive(Debug, Default)]
+pub struct MapMetadata(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
+
+impl MapMetadata {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Metadata for MapMetadata {
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.map().get(key).cloned())
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.map().insert(key.to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    fn remove(&self, key: &[u8]) -> io::Result<()> {
+        self.map().remove(key);
+        Ok(())
+    }
+
+    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let map = self.map();
+        let from = map
+            .range(prefix.to_vec()..)
+            .take_while(|(k, _)| k.starts_with(prefix));
+        Ok(from.map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// sled, in a directory of its own.
+#[derive(Debug)]
+pub struct SledMetadata(sled::Db);
+
+impl SledMetadata {
+    /// Opens the store at `dir`. A store that can't be opened is removed and begun anew: nothing in it is
+    /// needed.
+    ///
+    /// # Errors
+    /// When not even an empty store can be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let first = match Self::try_open(dir) {
+            Ok(db) => return Ok(SledMetadata(db)),
+            Err(e) => e,
+        };
+        tracing::warn!(dir = %dir.display(), error = %first, "metadata can't be read: it is rebuilt");
+        if dir.is_dir() {
+            std::fs::remove_dir_all(dir)?;
+        } else {
+            std::fs::remove_file(dir)?;
+        }
+        Self::try_open(dir).map(SledMetadata)
+    }
+
+    fn try_open(dir: &Path) -> io::Result<sled::Db> {
+        // sled panics on some kinds of damage. The panic is contained here, before anything shares the store.
+        let open = || {
+            sled::Config::new()
+                .path(dir)
+                .cache_capacity(16 * 1024 * 1024)
+                .open()
+        };
+        match std::panic::catch_unwind(open) {
+            Ok(db) => db.map_err(to_io),
+            Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "sled panicked")),
+        }
+    }
+}
+
+fn to_io(e: sled::Error) -> io::Error {
+    match e {
+        sled::Error::Io(e) => e,
+        other => io::Error::other(other),
+    }
+}
+
+impl Metadata for SledMetadata {
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.get(key).map_err(to_io)?.map(|v| v.to_vec()))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.0.insert(key, value).map(drop).map_err(to_io)
+    }
+
+    fn remove(&self, key: &[u8]) -> io::Result<()> {
+        self.0.remove(key).map(drop).map_err(to_io)
+    }
+
+    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let all = self.0.scan_prefix(prefix);
+        all.map(|kv| kv.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(to_io))
+            .collect()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush().map(drop).map_err(to_io)
+    }
+}

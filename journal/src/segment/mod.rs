@@ -1,0 +1,35 @@
+//! The storage of a journal node: the Raft log *is* the journal.
+//!
+//! Decides what is durable, where it lies, and what of it survives a crash. Promises that what was answered
+//! as durable is found again, that nothing truncated comes back, that a vote never goes back, and that a
+//! damaged byte is never handed out (H5, H7, H8). Knows no consensus library: terms and indexes are plain
+//! numbers here. docs/disk-format.md has the byte tables and the argument.
+
+// In the order of the data path: submitted, encoded, written; then read, recovered.
+mod batch;
+mod cache;
+mod core;
+mod error;
+mod file;
+mod format;
+mod index;
+mod metadata;
+mod model;
+mod open;
+mod persisted;
+mod reader;
+mod recover;
+mod slots;
+mod state;
+mod storage;
+mod summary;
+mod writer;
+
+pub use core::Done;
+pub use error::{Failure, OpenError, ReadError};
+pub use metadata::{MapMetadata, Metadata, SledMetadata};
+pub use model::{
+    ClusterMembershipSeed, Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, RecordKind,
+    Recovered, SeedMember, Vote,
+};
+pub use storage::Storage;

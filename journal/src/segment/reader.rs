@@ -1,0 +1,227 @@
+//! Reads records that are no longer in memory.
+//!
+//! Promises that no byte leaves here whose checksum was not verified in this very read.
+
+use super::error::ReadError;
+use super::file;
+use super::format::{Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
+use super::index::Place;
+use super::model::{LogId, LogRecord, PAYLOAD_BYTES_MAX};
+use super::state::{Shared, lock};
+use bytes::Bytes;
+use redoubt_env::files::{File, Files, Mode};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// Files kept open at most.
+const OPEN_FILES_MAX: usize = 64;
+/// Bytes read at once at least: a place's distance and then some.
+const CHUNK_BYTES_MIN: u64 = 96 * 1024;
+/// Bytes read at once at most, unless one record is larger.
+const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The one reader of a log's files.
+pub(crate) struct Reader {
+    files: Arc<dyn Files>,
+    dir: PathBuf,
+    shared: Arc<Mutex<Shared>>,
+    open: BTreeMap<u32, Arc<dyn File>>,
+}
+
+/// Why a walk stopped short.
+enum Stop {
+    Damaged,
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(e: std::io::Error) -> Self {
+        Stop::Io(e)
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(files: Arc<dyn Files>, dir: PathBuf, shared: Arc<Mutex<Shared>>) -> Self {
+        Reader {
+            files,
+            dir,
+            shared,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Records from `start` up to `end`, `bytes_max` of payload but at least one. Fewer when a later one can't
+    /// be read: the next call says why.
+    pub(crate) fn read(&mut self, start: u64, end: u64, bytes_max: u64) -> Result<Vec<LogRecord>, ReadError> {
+        let read = self.read_files(start, end, bytes_max);
+        // A truncation may have been submitted since the places were looked up. What isn't in the log now was
+        // not asked for, and an error over it is none.
+        let shared = lock(&self.shared);
+        if shared.ids.get(start).is_none() {
+            return Err(ReadError::NotFound { index: start });
+        }
+        let mut records = read?;
+        let live = records
+            .iter()
+            .take_while(|r| shared.ids.get(r.id.index) == Some(r.id))
+            .count();
+        records.truncate(live);
+        if records.is_empty() {
+            return Err(ReadError::NotFound { index: start });
+        }
+        Ok(records)
+    }
+
+    fn read_files(&mut self, start: u64, end: u64, bytes_max: u64) -> Result<Vec<LogRecord>, ReadError> {
+        let mut out = Out {
+            records: Vec::new(),
+            bytes: 0,
+            bytes_max,
+            next: start,
+            end,
+            full: false,
+        };
+        while out.next < out.end && !out.full {
+            let index = out.next;
+            let found = lock(&self.shared).find(index);
+            let Some((place, place_end, generation)) = found else {
+                return out.or(ReadError::NotFound { index });
+            };
+            match self.walk(place, place_end, generation, &mut out) {
+                Ok(()) => {}
+                Err(Stop::Damaged) => {
+                    let index = out.next;
+                    return out.or(ReadError::Damaged { index });
+                }
+                Err(Stop::Io(e)) => {
+                    let index = out.next;
+                    return out.or(ReadError::Io {
+                        index,
+                        message: e.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(out.records)
+    }
+
+    /// Reads from `place` until its end, or `out` has enough.
+    fn walk(&mut self, place: Place, place_end: u64, generation: u64, out: &mut Out) -> Result<(), Stop> {
+        let file = self.file(place.at.segment)?;
+        let want = out
+            .bytes_max
+            .saturating_sub(out.bytes)
+            .saturating_add(CHUNK_BYTES_MIN);
+        let mut chunk = Chunk {
+            file,
+            from: 0,
+            bytes: Bytes::new(),
+            want: want.min(CHUNK_BYTES_MAX),
+        };
+        let mut at = place.at;
+        let end = place_end.min(out.end);
+        while out.next < end {
+            let header = chunk.get(at.offset, RECORD_HEADER_BYTES as usize)?;
+            let (header, _) = RecordHeader::decode(&header, generation, at).ok_or(Stop::Damaged)?;
+            let payload_bytes = header.payload_bytes as usize;
+            if payload_bytes > PAYLOAD_BYTES_MAX {
+                return Err(Stop::Damaged);
+            }
+            match header.kind {
+                Kind::Log(kind) if header.index == out.next => {
+                    if out.is_full_for(payload_bytes) {
+                        out.full = true;
+                        return Ok(());
+                    }
+                    let payload = chunk.get(at.offset + RECORD_HEADER_BYTES, payload_bytes)?;
+                    if !header.owns(&payload, generation, at) {
+                        return Err(Stop::Damaged);
+                    }
+                    let id = LogId {
+                        term: header.term,
+                        leader: header.leader,
+                        index: header.index,
+                    };
+                    out.push(LogRecord { id, kind, payload });
+                }
+                Kind::Log(_) if header.index > out.next => return Err(Stop::Damaged),
+                Kind::Seal => return Err(Stop::Damaged),
+                Kind::Log(_) | Kind::Truncate | Kind::Mark => {}
+            }
+            at = Position {
+                offset: at.offset + header.span() as u32,
+                ..at
+            };
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, segment: u32) -> std::io::Result<Arc<dyn File>> {
+        if let Some(file) = self.open.get(&segment) {
+            return Ok(file.clone());
+        }
+        let file = self.files.open(&file::path_of(&self.dir, segment), Mode::Read)?;
+        if self.open.len() >= OPEN_FILES_MAX {
+            self.open.pop_first();
+        }
+        self.open.insert(segment, file.clone());
+        Ok(file)
+    }
+}
+
+struct Out {
+    records: Vec<LogRecord>,
+    bytes: u64,
+    bytes_max: u64,
+    next: u64,
+    end: u64,
+    full: bool,
+}
+
+impl Out {
+    fn is_full_for(&self, payload_bytes: usize) -> bool {
+        !self.records.is_empty() && self.bytes + payload_bytes as u64 > self.bytes_max
+    }
+
+    fn push(&mut self, record: LogRecord) {
+        self.bytes += record.payload.len() as u64;
+        self.next += 1;
+        self.records.push(record);
+    }
+
+    /// What was read, or the error if that is nothing.
+    fn or(self, error: ReadError) -> Result<Vec<LogRecord>, ReadError> {
+        if self.records.is_empty() {
+            Err(error)
+        } else {
+            Ok(self.records)
+        }
+    }
+}
+
+/// A window of a file.
+struct Chunk {
+    file: Arc<dyn File>,
+    from: u32,
+    bytes: Bytes,
+    want: u64,
+}
+
+impl Chunk {
+    fn get(&mut self, offset: u32, len: usize) -> Result<Bytes, Stop> {
+        let inside = offset >= self.from && (offset - self.from) as usize + len <= self.bytes.len();
+        if !inside {
+            let mut buf = vec![0; len.max(self.want as usize)];
+            let read = self.file.read_at(&mut buf, offset.into())?;
+            buf.truncate(read);
+            self.from = offset;
+            self.bytes = buf.into();
+        }
+        let skip = (offset - self.from) as usize;
+        if skip + len > self.bytes.len() {
+            return Err(Stop::Damaged);
+        }
+        Ok(self.bytes.slice(skip..skip + len))
+    }
+}

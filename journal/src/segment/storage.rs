@@ -1,0 +1,264 @@
+//! The handle that everything above the disk uses.
+
+use super::core::{Core, Done, Op};
+use super::error::{Failure, OpenError, ReadError};
+use super::metadata::Metadata;
+use super::model::{Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, Recovered, Vote};
+use super::open;
+use super::persisted::encode_identity;
+use super::reader::Reader;
+use super::slots::SLOT_PAYLOAD_BYTES_MAX;
+use super::state::lock;
+use redoubt_env::Env;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use tokio::sync::{oneshot, watch};
+
+/// A node's log, vote and identity. Cheap to clone; when the last clone is dropped, work stops as in a crash.
+///
+/// ```text
+/// append, save_vote, truncate_after, save_identity ─▶ one ordered queue ─▶ write ─▶ sync ─▶ done, in order
+///     └─ readable at once (memory) ─▶ readable from the file once written
+/// ```
+///
+/// Nothing here bounds the queue: submitters do, by waiting for `done`.
+#[derive(Clone)]
+pub struct Storage {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    core: Arc<Core>,
+    reads: Reads,
+}
+
+/// How reads that miss the memory are made.
+enum Reads {
+    Inline(Mutex<Reader>),
+    Thread(mpsc::Sender<ReadJob>),
+}
+
+struct ReadJob {
+    start: u64,
+    end: u64,
+    bytes_max: u64,
+    answer: oneshot::Sender<Result<Vec<LogRecord>, ReadError>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.abandon();
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage")
+            .field("dir", &self.handle.core.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Storage {
+    /// Locks `dir`, formats it for the node called `name` when it is empty, and recovers what is in it.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Whatever makes it unsafe to go on; nothing in the directory is changed then.
+    pub fn open(
+        env: &Env,
+        dir: &Path,
+        name: &str,
+        options: Options,
+        metadata: Arc<dyn Metadata>,
+    ) -> Result<(Storage, Recovered), OpenError> {
+        let (core, recovered) = open::open(env, dir, name, options, metadata)?;
+        let core = Arc::new(core);
+        let mut reader = Reader::new(env.files().clone(), dir.to_owned(), core.shared.clone());
+        let reads = if options.execution == Execution::Threads {
+            let thread = |e| OpenError::io("start a thread for", dir)(e);
+            let worker = core.clone();
+            env.spawn_thread("storage-write", move || worker.run())
+                .map_err(thread)?;
+            let (jobs, inbox) = mpsc::channel::<ReadJob>();
+            let serve = move || {
+                for job in inbox {
+                    // A reader that gave up has dropped its end.
+                    let _ = job.answer.send(reader.read(job.start, job.end, job.bytes_max));
+                }
+            };
+            env.spawn_thread("storage-read", serve).map_err(thread)?;
+            Reads::Thread(jobs)
+        } else {
+            Reads::Inline(Mutex::new(reader))
+        };
+        Ok((
+            Storage {
+                handle: Arc::new(Handle { core, reads }),
+            },
+            recovered,
+        ))
+    }
+
+    /// Appends `records`, which follow the log's last. They are readable on return and durable once `done` is
+    /// called.
+    ///
+    /// # Panics
+    /// When they do not follow: only a bug of the caller can do that.
+    pub fn append(&self, records: Vec<LogRecord>, done: Done) {
+        if let Some(r) = records.iter().find(|r| r.payload.len() > PAYLOAD_BYTES_MAX) {
+            let what = format!(
+                "record {} has {} bytes, more than {PAYLOAD_BYTES_MAX}",
+                r.id.index,
+                r.payload.len()
+            );
+            return done(Err(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        self.handle.core.submit_with(|log| {
+            let last_number = records.iter().map(|r| log.push(r.clone())).last().unwrap_or(0);
+            Op::Append {
+                records,
+                last_number,
+                done,
+            }
+        });
+        self.work();
+    }
+
+    /// Saves the vote: `done` is called once both slots hold it (H5), and everything submitted before is
+    /// durable.
+    pub fn save_vote(&self, vote: Vote, done: Done) {
+        self.handle.core.submit(Op::Vote(vote, done));
+        self.work();
+    }
+
+    /// Removes every record behind `last_kept`; all, when it is `None`. They are gone for readers on return,
+    /// and for ever once `done` is called.
+    pub fn truncate_after(&self, last_kept: Option<u64>, done: Done) {
+        let first_removed = last_kept.map_or(0, |i| i + 1);
+        self.handle.core.submit_with(|log| {
+            log.truncate(first_removed);
+            Op::Truncate { first_removed, done }
+        });
+        self.work();
+    }
+
+    /// Notes that everything up to `committed` is committed. Has no sync of its own: it rides with the next
+    /// batch, or with the mark that is written when the log goes idle. So a restart may find an older one,
+    /// never a newer one (H8).
+    pub fn save_committed(&self, committed: LogId) {
+        self.handle.core.submit(Op::Committed {
+            end: committed.index + 1,
+        });
+        self.work();
+    }
+
+    /// Saves the identity, as [`Storage::save_vote`] does the vote.
+    pub fn save_identity(&self, identity: Identity, done: Done) {
+        let bytes = encode_identity(&identity).len();
+        if bytes > SLOT_PAYLOAD_BYTES_MAX {
+            let what = format!("the identity takes {bytes} bytes, more than {SLOT_PAYLOAD_BYTES_MAX}");
+            return done(Err(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
+        self.handle.core.submit(Op::Identity(Box::new(identity), done));
+        self.work();
+    }
+
+    /// Ends in order: everything submitted is durable and the log marked when `done` is called, the directory
+    /// is unlocked, and later operations fail.
+    pub fn close(&self, done: Done) {
+        self.handle.core.submit(Op::Close(done));
+        self.work();
+    }
+
+    /// Records from `start` up to `end` (exclusive), with `max_bytes` of payload at most but at least one
+    /// record if there is any. Empty when `start` is behind the log's end.
+    ///
+    /// # Errors
+    /// When not even the first can be read.
+    pub async fn read(&self, start: u64, end: u64, max_bytes: u64) -> Result<Vec<LogRecord>, ReadError> {
+        let (end, cached_from) = {
+            let log = lock(&self.handle.core.shared);
+            let end = end.min(log.ids.end);
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            if log.ids.get(start).is_none() {
+                return Err(ReadError::NotFound { index: start });
+            }
+            if let Some(records) = log.cache.get(start, end, max_bytes) {
+                return Ok(records);
+            }
+            (end, log.cache.first_index())
+        };
+        // What is cached may not be in a file yet.
+        let end = cached_from.map_or(end, |from| end.min(from));
+        match &self.handle.reads {
+            Reads::Inline(reader) => lock(reader).read(start, end, max_bytes),
+            Reads::Thread(jobs) => {
+                let gone = || ReadError::Io {
+                    index: start,
+                    message: "the storage has ended".to_owned(),
+                };
+                let (answer, answered) = oneshot::channel();
+                let job = ReadJob {
+                    start,
+                    end,
+                    bytes_max: max_bytes,
+                    answer,
+                };
+                jobs.send(job).map_err(|_| gone())?;
+                answered.await.map_err(|_| gone())?
+            }
+        }
+    }
+
+    /// As [`Storage::read`], but only from memory: `None` when that doesn't hold `start`.
+    pub fn read_cached(&self, start: u64, end: u64, max_bytes: u64) -> Option<Vec<LogRecord>> {
+        let log = lock(&self.handle.core.shared);
+        let end = end.min(log.ids.end);
+        if start >= end {
+            return Some(Vec::new());
+        }
+        log.cache.get(start, end, max_bytes)
+    }
+
+    /// The last record's id, durable or not.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        lock(&self.handle.core.shared).ids.last()
+    }
+
+    /// The first record's index.
+    pub fn first_index(&self) -> Option<u64> {
+        lock(&self.handle.core.shared).ids.first_index()
+    }
+
+    /// The id of the record at `index`. Needs no disk.
+    pub fn log_id_at(&self, index: u64) -> Option<LogId> {
+        lock(&self.handle.core.shared).ids.get(index)
+    }
+
+    /// Becomes `Some` when a write or sync failed, which is final: the process must end.
+    pub fn failed(&self) -> watch::Receiver<Option<Failure>> {
+        self.handle.core.failed.subscribe()
+    }
+
+    /// Works off one batch of what was submitted, for [`Execution::Manual`]; returns how many operations it
+    /// held, 0 when there was nothing to do.
+    pub fn turn(&self) -> usize {
+        self.handle.core.turn()
+    }
+
+    /// Writes and syncs the mark that an idle log gets, for [`Execution::Immediate`] and
+    /// [`Execution::Manual`], which know no time.
+    pub fn idle(&self) {
+        self.handle.core.idle();
+    }
+
+    fn work(&self) {
+        if self.handle.core.options.execution == Execution::Immediate {
+            while self.handle.core.turn() > 0 {}
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The end of the log: encodes records, writes them in batches, rolls from one segment to the next.
+//!
+//! Promises that no byte is ever written twice and that no batch is begun before the one before it is synced:
+//! each header's statement "durable up to here" rests on that.
+
+use super::batch::Batch;
+use super::error::Failure;
+use super::file;
+use super::format::{
+    Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
+};
+use super::format::{checksum, record_span};
+use super::index::SegmentLog;
+use super::metadata::Metadata;
+use super::model::{LogId, LogRecord, Options};
+use super::recover::{Cursor, Sealed};
+use super::summary::{self, Summary};
+use bytes::Bytes;
+use redoubt_env::Env;
+use redoubt_env::files::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What readers have to learn once a batch is in its file, in the order of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Placed { index: u64, at: Position },
+    Truncated { first_removed: u64 },
+    Opened { segment: u32, generation: u64 },
+}
+
+/// An open segment, as recovery or a roll leaves it.
+pub(crate) struct Active {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: SegmentHeader,
+    /// Behind the last record.
+    pub(crate) end: Cursor,
+    /// How far the file reaches.
+    pub(crate) file_bytes: u32,
+    /// What the segment's records do.
+    pub(crate) log: SegmentLog,
+}
+
+/// The one writer of a log.
+pub(crate) struct Writer {
+    env: Env,
+    dir: PathBuf,
+    options: Options,
+    metadata: Arc<dyn Metadata>,
+    active: Active,
+    path: PathBuf,
+    batch: Batch,
+    changes: Vec<Change>,
+    durable: Position,
+    next_index: u64,
+    committed_end: u64,
+    /// The committed end that the newest record states.
+    committed_stated: u64,
+    /// No record stands behind the newest mark.
+    marked: bool,
+}
+
+impl Writer {
+    /// Goes on behind `active.end`; everything before MUST be durable.
+    pub(crate) fn new(
+        env: &Env,
+        dir: &Path,
+        options: Options,
+        metadata: Arc<dyn Metadata>,
+        active: Active,
+        next_index: u64,
+        committed_end: u64,
+    ) -> Self {
+        let durable = Position {
+            segment: active.header.segment,
+            offset: active.end.offset,
+        };
+        Writer {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            options,
+            metadata,
+            path: file::path_of(dir, active.header.segment),
+            active,
+            batch: Batch::default(),
+            changes: Vec::new(),
+            durable,
+            next_index,
+            committed_end,
+            committed_stated: committed_end,
+            marked: false,
+        }
+    }
+
+    /// Adds a record to the batch.
+    pub(crate) fn append(&mut self, record: &LogRecord) -> Result<(), Failure> {
+        let end = u64::from(self.active.end.offset) + record_span(record.payload.len());
+        let full = end + u64::from(RECORD_HEADER_BYTES) > self.options.segment_bytes.into();
+        if full && self.active.end.offset > SEGMENT_HEADER_BYTES {
+            self.roll()?;
+        }
+        let at = self.stage(Kind::Log(record.kind), record.id, &record.payload);
+        self.active.log.push(record.id, at);
+        self.changes.push(Change::Placed {
+            index: record.id.index,
+            at,
+        });
+        self.next_index = record.id.index + 1;
+        Ok(())
+    }
+
+    /// Adds the removal of every record from `first_removed` on. An append like any other: what was removed
+    /// stays where it is, and can't come back because this record stands behind it.
+    pub(crate) fn truncate(&mut self, first_removed: u64) {
+        self.stage(
+            Kind::Truncate,
+            LogId {
+                term: 0,
+                leader: 0,
+                index: first_removed,
+            },
+            &Bytes::new(),
+        );
+        self.active.log.truncate(first_removed);
+        self.changes.push(Change::Truncated { first_removed });
+        self.next_index = self.next_index.min(first_removed);
+        self.committed_end = self.committed_end.min(first_removed);
+    }
+
+    /// What every later record states as committed.
+    pub(crate) fn set_committed(&mut self, committed_end: u64) {
+        self.committed_end = self.committed_end.max(committed_end);
+    }
+
+    /// Bytes not yet written.
+    pub(crate) const fn batch_bytes(&self) -> u64 {
+        self.batch.bytes()
+    }
+
+    /// Whether the log's end is not yet marked, or the committed end not yet stated.
+    pub(crate) fn wants_mark(&self) -> bool {
+        !self.marked || self.committed_stated < self.committed_end.min(self.next_index)
+    }
+
+    /// Writes and syncs the batch.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        if self.batch.bytes() == 0 {
+            return Ok(());
+        }
+        let end = self.active.end.offset;
+        let at = u64::from(end) - self.batch.bytes();
+        self.batch
+            .write_to(&*self.active.file, at)
+            .map_err(Failure::new("write", &self.path))?;
+        if end > self.active.file_bytes {
+            self.fill(end)?;
+        }
+        self.active
+            .file
+            .sync_data()
+            .map_err(Failure::new("sync", &self.path))?;
+        self.durable = Position {
+            segment: self.active.header.segment,
+            offset: end,
+        };
+        Ok(())
+    }
+
+    /// Marks the log durable up to its end, and makes the mark durable. With nothing else to do, the file is
+    /// also filled further ahead.
+    pub(crate) fn mark(&mut self) -> Result<(), Failure> {
+        self.flush()?;
+        self.stage(
+            Kind::Mark,
+            LogId {
+                term: 0,
+                leader: 0,
+                index: 0,
+            },
+            &Bytes::new(),
+        );
+        let ahead = self.active.file_bytes.saturating_sub(self.active.end.offset);
+        if ahead < self.options.zero_ahead_bytes / 2 {
+            self.fill(self.active.file_bytes.max(self.active.end.offset))?;
+        }
+        self.flush()?;
+        self.marked = true;
+        Ok(())
+    }
+
+    /// What happened since the last call. To be taken after a flush.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Fills the file with zeros from `from`, up to the options' distance ahead. Not synced.
+    fn fill(&mut self, from: u32) -> Result<(), Failure> {
+        let limit = self.options.segment_bytes.max(from);
+        let to = from.saturating_add(self.options.zero_ahead_bytes).min(limit);
+        file::write_zeros(&*self.active.file, from.into(), to.into())
+            .map_err(Failure::new("fill", &self.path))?;
+        self.active.file_bytes = to;
+        Ok(())
+    }
+
+    fn header(&self, kind: Kind, id: LogId, payload: &Bytes, at: Position) -> RecordHeader {
+        RecordHeader {
+            kind,
+            payload_bytes: payload.len() as u32,
+            payload_crc: checksum(self.active.header.generation, at, payload),
+            term: id.term,
+            leader: id.leader,
+            index: id.index,
+            durable: self.durable,
+            committed_end: self.committed_end.min(self.next_index),
+            link: self.active.end.link,
+        }
+    }
+
+    fn stage(&mut self, kind: Kind, id: LogId, payload: &Bytes) -> Position {
+        let at = Position {
+            segment: self.active.header.segment,
+            offset: self.active.end.offset,
+        };
+        let header = self.header(kind, id, payload, at);
+        let (bytes, crc) = header.encode(self.active.header.generation, at);
+        self.batch.push(&bytes, payload, header.span());
+        self.active.end = Cursor {
+            offset: at.offset + header.span() as u32,
+            link: crc,
+        };
+        self.active.log.committed_end = self.active.log.committed_end.max(header.committed_end);
+        self.committed_stated = header.committed_end;
+        self.marked = false;
+        at
+    }
+
+    /// Seals the segment and goes on in a new one.
+    ///
+    /// The order matters. The next segment is durable before the seal names it, so a seal without the file it
+    /// names is a loss, not a crash. The seal is durable before the next segment gets a record, so a record
+    /// there proves that everything here was durable.
+    fn roll(&mut self) -> Result<(), Failure> {
+        self.flush()?;
+        let number = self.active.header.segment + 1;
+        let generation = self.env.random_nonzero();
+        let seal = LogId {
+            term: number.into(),
+            leader: generation,
+            index: self.next_index,
+        };
+        let at = Position {
+            segment: self.active.header.segment,
+            offset: self.active.end.offset,
+        };
+        let (_, link) = self
+            .header(Kind::Seal, seal, &Bytes::new(), at)
+            .encode(self.active.header.generation, at);
+        let header = SegmentHeader {
+            segment: number,
+            generation,
+            node: self.active.header.node,
+            follows: Follows::Seal,
+            previous_end: Position {
+                offset: at.offset + RECORD_HEADER_BYTES,
+                ..at
+            },
+            previous_link: link,
+            durable: self.durable,
+            next_index: self.next_index,
+        };
+        let file_bytes = first_bytes(&self.options);
+        let (file, crc) = file::create(&**self.env.files(), &self.dir, &header, file_bytes)?;
+        self.stage(Kind::Seal, seal, &Bytes::new());
+        assert_eq!(
+            self.active.end.link, link,
+            "the seal differs from what the next segment's header says"
+        );
+        self.flush()?;
+        let next = Active {
+            file,
+            header,
+            end: Cursor::start(crc),
+            file_bytes,
+            log: SegmentLog::default(),
+        };
+        let sealed = std::mem::replace(&mut self.active, next);
+        self.path = file::path_of(&self.dir, number);
+        self.durable = Position {
+            segment: number,
+            offset: SEGMENT_HEADER_BYTES,
+        };
+        self.changes.push(Change::Opened {
+            segment: number,
+            generation,
+        });
+        self.summarize(sealed);
+        Ok(())
+    }
+
+    fn summarize(&self, sealed: Active) {
+        let next = Sealed {
+            next_segment: self.active.header.segment.into(),
+            next_generation: self.active.header.generation,
+        };
+        let key = summary::key(sealed.header.segment);
+        let generation = sealed.header.generation;
+        let summary = Summary {
+            generation,
+            end: sealed.end,
+            sealed: next,
+            log: sealed.log,
+        };
+        if let Err(error) = self.metadata.put(&key, &summary.encode()) {
+            tracing::warn!(%error, "could not keep a segment's summary: the next start scans the segment");
+        }
+    }
+}
+
+/// Length of a fresh segment file.
+pub(crate) fn first_bytes(options: &Options) -> u32 {
+    options
+        .zero_ahead_bytes
+        .min(options.segment_bytes)
+        .max(SEGMENT_HEADER_BYTES)
+}

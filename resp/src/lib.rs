@@ -11,4 +11,5 @@
 pub mod info;
 mod number;
 pub mod reply;
+pub mod request;
 pub mod stream;

@@ -33,6 +33,21 @@ pub const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Length of one inline command or header line at most, bytes, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of a client's unfinished command that are held before its head is passed on and the rest streams.
+pub const REQUEST_HOLD_BYTES_MAX: usize = 64 * 1024;
+/// Arguments of a client's command that are inspected at most: enough for `CLIENT KILL` and `DEBUG` forms.
+pub const REQUEST_HEAD_ARGS_MAX: usize = 8;
+/// Bytes of one argument that are inspected at most. Nothing that is refused is named by a longer word.
+pub const REQUEST_HEAD_ARG_BYTES_MAX: usize = 1024;
+/// Elements of one aggregate in a server's answer at most. Answers pass through unheld, so this bounds
+/// nothing but nonsense: a set of ten million members is a lawful answer.
+pub const REPLY_ELEMENTS_MAX: u64 = i32::MAX as u64;
+/// Length of one bulk string in a server's answer at most, bytes: above [`BULK_BYTES_MAX`], since a DUMP is
+/// longer than the values in it.
+pub const REPLY_BULK_BYTES_MAX: u64 = 64 * BULK_BYTES_MAX;
+/// Bytes of one request in a replica's handshake at most.
+pub const HANDSHAKE_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
 /// Largest gRPC message that is decoded, bytes: an entry or a Raft batch with room for its envelope.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of entries in one Raft AppendEntries at most.
@@ -66,3 +81,29 @@ pub const TAIL_SILENCE_MAX: Duration = Duration::from_secs(3);
 pub const TAIL_MARK_EVERY: Duration = Duration::from_millis(1000);
 /// How often `REPLCONF ACK` is repeated (H12); a stock master drops a replica after `repl-timeout`.
 pub const ACK_EVERY: Duration = Duration::from_millis(1000);
+
+/// HTTP/2 window of one stream, bytes: a tail or an append stream must not wait for window updates on a
+/// loaded link.
+pub const GRPC_STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// HTTP/2 window of one connection, bytes.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Deadline of one TCP connection attempt from client to node.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+/// How often a connection is pinged, so that a host that vanished is noticed also by an idle stream.
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+/// How long a ping may stay unanswered.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node is left alone after its first failure; doubled with each further one.
+pub const MASK_MIN: Duration = Duration::from_millis(50);
+/// How long a failing node is left alone at most. Short, since a node that is back may be the one that makes
+/// the quorum, and connections wait for it.
+pub const MASK_MAX: Duration = Duration::from_secs(2);
+/// Pause between two rounds of asking every node, at first; doubled with each further round.
+pub const ROUND_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Pause between two rounds of asking every node at most.
+pub const ROUND_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Silence on an append stream with unanswered entries after which it is broken off and another node is
+/// asked: by then an election is over, and sooner would send the same bytes twice at every slow fsync.
+pub const APPEND_SILENCE_MAX: Duration = ELECTION_TIMEOUT_MAX;
+/// Verified bytes that a tail reads ahead of its consumer at most.
+pub const TAIL_PREFETCH_BYTES: usize = 4 * 1024 * 1024;

@@ -10,6 +10,7 @@
 
 pub mod info;
 mod number;
+pub mod psync;
 pub mod reply;
 pub mod request;
 pub mod stream;

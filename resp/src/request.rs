@@ -46,7 +46,7 @@ pub enum RequestError {
 pub struct RequestHead {
     /// The name and first arguments, in the case they were sent in: at most [`REQUEST_HEAD_ARGS_MAX`], each
     /// cut to [`REQUEST_HEAD_ARG_BYTES_MAX`]. Of a command larger than [`REQUEST_HOLD_BYTES_MAX`] only those
-    /// that lie within its first so many bytes, so there may be fewer (even none) than
+    /// that lie within its first so many bytes, so there may be fewer than
     /// [`RequestHead::arg_count`] promises: see [`RequestHead::is_partial`].
     pub args: Vec<Bytes>,
     /// How many arguments the command has, its name included; at least 1.
@@ -60,7 +60,7 @@ impl RequestHead {
         self.args.len() < self.arg_count.min(REQUEST_HEAD_ARGS_MAX)
     }
 
-    /// The command's name, in the case it was sent in; empty if it lies beyond what is inspected.
+    /// The command's name, in the case it was sent in. Always shown: it comes first.
     pub fn name(&self) -> &[u8] {
         self.arg(0)
     }
@@ -203,12 +203,22 @@ impl RequestScanner {
         })))
     }
 
-    /// The next bytes of a command whose head was returned.
+    /// The next bytes of a command whose head was returned. Those before an error come before it.
     fn next_piece(&mut self, input: &mut BytesMut) -> Result<Option<RequestEvent>, RequestError> {
-        let last = self.walk(input)?;
-        let piece = self.walked(input.len());
+        let (last, piece, error) = match self.walk(input) {
+            Ok(last) => (last, self.walked(input.len()), None),
+            Err(e) => (
+                false,
+                if self.trailer_due {
+                    self.next_at - 2
+                } else {
+                    self.next_at
+                },
+                Some(e),
+            ),
+        };
         if piece == 0 {
-            return Ok(None);
+            return error.map_or(Ok(None), Err);
         }
         let bytes = input.split_to(piece).freeze();
         self.took(piece);

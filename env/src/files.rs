@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// An open file. All positions and lengths are bytes.
+#[expect(clippy::len_without_is_empty, reason = "a file's length is asked of the system and may fail")]
 pub trait File: Send + Sync {
     /// Reads at `pos` into `buf`, as much as there is; returns the bytes read, fewer than asked for only at
     /// the end of the file.

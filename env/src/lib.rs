@@ -9,6 +9,7 @@ mod clock;
 pub mod files;
 pub mod net;
 pub mod planted;
+pub mod sim_files;
 mod task;
 
 pub use task::{Elapsed, Task};

@@ -23,6 +23,8 @@ mod slots;
 mod state;
 mod storage;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use core::Done;

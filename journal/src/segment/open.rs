@@ -105,6 +105,7 @@ fn lock_dir(files: &dyn Files, dir: &Path) -> Result<Box<dyn DirLock>, OpenError
 /// nobody has acted for it yet, and what a crashed formatting left is replaced.
 fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]) -> Result<(), OpenError> {
     let files = &**env.files();
+    refuse_orphans(files, dir, names)?;
     for entry in names {
         let ours = entry == VOTE || entry.ends_with(".new") || FOREIGN_OK.contains(&entry.as_str());
         if !ours && file::number_of(entry) != Some(1) {
@@ -114,7 +115,6 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
             });
         }
     }
-    refuse_orphans(files, dir, names)?;
     let node = NodeId::new(env.random_nonzero()).ok_or_else(|| OpenError::Contradiction {
         path: dir.to_owned(),
         what: "a random identity was 0".to_owned(),

@@ -33,11 +33,6 @@ impl BatchId {
         self.0
     }
 
-    /// The batch with `n` before it.
-    pub(super) const fn new(n: u64) -> Self {
-        BatchId(n)
-    }
-
     const fn next(self) -> Self {
         BatchId(self.0 + 1)
     }

@@ -208,7 +208,7 @@ proptest! {
                 Event::Fenced { advance } => if let Some(index) = sealed.take() {
                     point += advance;
                     model.batches[index].fence = Some((point, now));
-                    prop_assert!(gate.fenced(BatchId::new(index as u64), off(point), at(now)).is_ok());
+                    prop_assert!(gate.fenced(BatchId(index as u64), off(point), at(now)).is_ok());
                 },
                 Event::Committed(end) => {
                     model.committed = model.committed.max(end);

@@ -1,0 +1,401 @@
+//! One client's connection, and its connection to the server.
+//!
+//! The shell around [`Requests`] and [`Replies`]: one task moves bytes in four directions and waits for the
+//! release, the session's end, backpressure and the release deadline. Promises that nothing is written that is
+//! not released, and that nothing at all is written once the session is over or the deadline has passed: the
+//! connection is dropped then, as when a server dies.
+//!
+//! Each round looks at the session's end first, then writes what is released, reads the server, writes the
+//! server, reads the client: work that is under way goes before new work.
+
+use super::replies::Replies;
+use super::requests::{Offence, Requests};
+use crate::session::Session;
+use bytes::{Buf, BytesMut};
+use redoubt_env::Env;
+use redoubt_env::net::Conn;
+use redoubt_types::limits::{
+    CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
+    MONITOR_READ_EVERY,
+};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+
+type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The server closed its side, and everything that it had sent was delivered.
+    Delivered,
+    /// It is dropped as it is.
+    Dropped(&'static str),
+}
+
+/// What one direction did when it was tried.
+enum Step {
+    Progress,
+    Idle,
+    Close(Ended),
+}
+
+/// A client's connection in service.
+pub(super) struct Connection {
+    env: Env,
+    session: Arc<Session>,
+    release_deadline: Duration,
+    client: Box<dyn Conn>,
+    upstream: Box<dyn Conn>,
+    requests: Requests,
+    replies: Replies,
+    input: BytesMut,
+    outbound: BytesMut,
+    client_read: ReadSize,
+    upstream_read: ReadSize,
+    client_read_side: ClientRead,
+    upstream_write_side: UpstreamWrite,
+    /// Whether the server connection can be read.
+    upstream_readable: bool,
+    /// What the client is told when the server has closed.
+    last_line: Option<String>,
+    /// In MONITOR: when the server connection may be read again, once that is awaited.
+    pace: Pace,
+    backpressure: watch::Receiver<bool>,
+    backpressure_changed: Waiting<()>,
+    deadline: Option<Waiting<()>>,
+}
+
+/// What the client's bytes are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientRead {
+    Requests,
+    /// Nothing but its end, after a protocol error: what waits for an answer must not outlive its client.
+    EndOnly,
+    Ended,
+}
+
+/// Whether the server can be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UpstreamWrite {
+    Open,
+    /// To be closed when everything is written.
+    Closing,
+    Closed,
+}
+
+enum Pace {
+    /// Read whenever there is something.
+    Free,
+    /// In MONITOR, not read since the last pause.
+    Ready,
+    Paused(Waiting<()>),
+}
+
+/// How much to read at once: doubled while reads fill what they are given, halved when they come far short.
+struct ReadSize(usize);
+
+impl ReadSize {
+    fn learn(&mut self, n: usize) {
+        if n >= self.0 {
+            self.0 = (self.0 * 2).min(CLIENT_READ_BYTES_MAX);
+        } else if n < self.0 / 4 {
+            self.0 = (self.0 / 2).max(CLIENT_READ_BYTES_MIN);
+        }
+    }
+}
+
+impl Connection {
+    /// A connection whose server side is proven.
+    pub(super) fn new(
+        env: Env,
+        session: Arc<Session>,
+        release_deadline: Duration,
+        client: Box<dyn Conn>,
+        upstream: Box<dyn Conn>,
+        requests: Requests,
+        replies: Replies,
+    ) -> Self {
+        let backpressure = session.backpressure();
+        Connection {
+            backpressure_changed: changed(backpressure.clone()),
+            env,
+            session,
+            release_deadline,
+            client,
+            upstream,
+            requests,
+            replies,
+            input: BytesMut::new(),
+            outbound: BytesMut::new(),
+            client_read: ReadSize(CLIENT_READ_BYTES_MIN),
+            upstream_read: ReadSize(CLIENT_READ_BYTES_MIN),
+            client_read_side: ClientRead::Requests,
+            upstream_write_side: UpstreamWrite::Open,
+            upstream_readable: true,
+            last_line: None,
+            pace: Pace::Free,
+            backpressure,
+            deadline: None,
+        }
+    }
+
+    /// Serves until the connection ends, and ends it.
+    pub(super) async fn run(mut self) -> Ended {
+        let session = Arc::clone(&self.session);
+        let mut over = pin!(session.wait_end());
+        let ended = poll_fn(|cx| {
+            if over.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ended::Dropped("the session is over"));
+            }
+            self.poll(cx)
+        })
+        .await;
+        if ended == Ended::Delivered {
+            drop(self.upstream);
+            linger(&self.env, self.client).await;
+        }
+        ended
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        // Before anything is asked of the hold, or a release in between would wake nobody.
+        self.replies.waiter().register(cx.waker());
+        loop {
+            let mut progress = false;
+            for direction in [
+                Self::write_client,
+                Self::read_upstream,
+                Self::write_upstream,
+                Self::read_client,
+            ] {
+                match direction(self, cx) {
+                    Step::Progress => progress = true,
+                    Step::Idle => {}
+                    Step::Close(ended) => return Poll::Ready(ended),
+                }
+            }
+            if !progress {
+                break;
+            }
+        }
+        ready!(self.poll_deadline(cx));
+        Poll::Ready(Ended::Dropped("a reply was held past the deadline"))
+    }
+
+    /// Writes what is released.
+    fn write_client(&mut self, cx: &mut Context<'_>) -> Step {
+        let released = self.replies.released();
+        if !released.is_empty() {
+            return match Pin::new(&mut self.client).poll_write(cx, released) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.replies.written(n);
+                    Step::Progress
+                }
+                Poll::Ready(_) => Step::Close(Ended::Dropped("the client is gone")),
+                Poll::Pending => Step::Idle,
+            };
+        }
+        if self.upstream_readable || !self.replies.is_empty() {
+            return Step::Idle;
+        }
+        Step::Close(Ended::Delivered)
+    }
+
+    /// Reads the server and holds what came.
+    fn read_upstream(&mut self, cx: &mut Context<'_>) -> Step {
+        if !self.upstream_readable || !self.replies.has_room() || !self.pace_allows(cx) {
+            return Step::Idle;
+        }
+        let tail = self.replies.tail(self.upstream_read.0);
+        let read = poll_read(&mut self.upstream, tail, cx);
+        match read {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.upstream_read.learn(n);
+                if !matches!(self.pace, Pace::Free) {
+                    let env = self.env.clone();
+                    self.pace = Pace::Paused(Box::pin(async move { env.sleep(MONITOR_READ_EVERY).await }));
+                }
+                match self.replies.received(n, self.env.now()) {
+                    Ok(()) => Step::Progress,
+                    Err(_) => Step::Close(Ended::Dropped("the server's answers can't be read")),
+                }
+            }
+            // An error is an end like any other: what was received before it stands.
+            Poll::Ready(_) => {
+                self.upstream_readable = false;
+                self.stop_requests(UpstreamWrite::Closed);
+                if let Some(line) = self.last_line.take() {
+                    self.replies.append_line(&line, self.env.now());
+                }
+                Step::Progress
+            }
+            Poll::Pending => Step::Idle,
+        }
+    }
+
+    /// Whether the server connection may be read now: always, but in MONITOR.
+    fn pace_allows(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Pace::Paused(pause) = &mut self.pace {
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.pace = Pace::Ready;
+        }
+        true
+    }
+
+    /// Writes what the server is to get, and its end.
+    fn write_upstream(&mut self, cx: &mut Context<'_>) -> Step {
+        if self.upstream_write_side == UpstreamWrite::Closed {
+            return Step::Idle;
+        }
+        if !self.outbound.is_empty() {
+            return match Pin::new(&mut self.upstream).poll_write(cx, &self.outbound) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.outbound.advance(n);
+                    Step::Progress
+                }
+                // The server has closed; what it sent before that is still to be read.
+                Poll::Ready(_) => {
+                    self.stop_requests(UpstreamWrite::Closed);
+                    Step::Progress
+                }
+                Poll::Pending => Step::Idle,
+            };
+        }
+        if self.upstream_write_side == UpstreamWrite::Closing {
+            return match Pin::new(&mut self.upstream).poll_shutdown(cx) {
+                Poll::Ready(_) => {
+                    self.upstream_write_side = UpstreamWrite::Closed;
+                    Step::Progress
+                }
+                Poll::Pending => Step::Idle,
+            };
+        }
+        Step::Idle
+    }
+
+    /// Takes no more of the client's requests.
+    fn stop_requests(&mut self, write: UpstreamWrite) {
+        self.client_read_side = ClientRead::Ended;
+        self.input.clear();
+        if write == UpstreamWrite::Closed {
+            self.outbound.clear();
+        }
+        if self.upstream_write_side != UpstreamWrite::Closed {
+            self.upstream_write_side = write;
+        }
+    }
+
+    /// Reads the client and decides what the server gets.
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Step {
+        let full = self.outbound.len() >= CLIENT_OUTBOUND_BYTES_MAX;
+        if self.client_read_side == ClientRead::Ended || full || self.is_pressed(cx) {
+            return Step::Idle;
+        }
+        if self.pass_requests() {
+            return Step::Progress;
+        }
+        self.input.reserve(self.client_read.0);
+        match poll_read(&mut self.client, &mut self.input, cx) {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.client_read.learn(n);
+                self.pass_requests();
+                Step::Progress
+            }
+            Poll::Ready(Ok(_)) => {
+                self.stop_requests(UpstreamWrite::Closing);
+                Step::Progress
+            }
+            Poll::Ready(Err(_)) => Step::Close(Ended::Dropped("the client is gone")),
+            Poll::Pending => Step::Idle,
+        }
+    }
+
+    /// Whether clients are not to be read now: too much is captured and not committed, or capture is cut.
+    fn is_pressed(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.backpressure_changed.as_mut().poll(cx).is_ready() {
+            // Seen, or the next wait would be for the same change.
+            self.backpressure.mark_unchanged();
+            self.backpressure_changed = changed(self.backpressure.clone());
+        }
+        *self.backpressure.borrow()
+    }
+
+    /// Moves what can be decided from input to outbound; whether that was anything.
+    fn pass_requests(&mut self) -> bool {
+        if self.client_read_side == ClientRead::EndOnly {
+            self.input.clear();
+        }
+        if self.input.is_empty() {
+            return false;
+        }
+        let before = (self.input.len(), self.outbound.len());
+        let passed = self
+            .requests
+            .pass(&mut self.input, &mut self.outbound, CLIENT_OUTBOUND_BYTES_MAX);
+        self.replies.expect_markers(passed.markers);
+        if passed.monitor && matches!(self.pace, Pace::Free) {
+            self.pace = Pace::Ready;
+        }
+        match passed.error {
+            None => {}
+            Some(Offence::LeftToServer) => self.client_read_side = ClientRead::EndOnly,
+            Some(Offence::Midway(line)) => {
+                self.stop_requests(UpstreamWrite::Closing);
+                self.last_line = Some(line);
+            }
+        }
+        before != (self.input.len(), self.outbound.len())
+    }
+
+    /// Ready when bytes have been held past the deadline. The timer is set for the oldest ones and left alone
+    /// until it fires: a timer per reply would cost more than the reply.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(since) = self.replies.held_since() {
+            let at = since.plus(self.release_deadline);
+            let env = self.env.clone();
+            let timer = self
+                .deadline
+                .get_or_insert_with(|| Box::pin(async move { env.sleep_until(at).await }));
+            ready!(timer.as_mut().poll(cx));
+            self.deadline = None;
+            if self.env.now() >= at {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Ends a connection so that the client sees everything that was delivered: behind the end of stream, what it
+/// still sends is read and dropped for a moment, since closing with unread bytes would reset the connection.
+async fn linger(env: &Env, mut client: Box<dyn Conn>) {
+    let drained = async {
+        client.shutdown().await?;
+        let mut scrap = [0; 4096];
+        while client.read(&mut scrap).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // However that ends, the connection ends.
+    let _ = env.timeout(CLIENT_LINGER, drained).await;
+}
+
+fn poll_read(conn: &mut Box<dyn Conn>, to: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pin!(conn.read_buf(to)).poll(cx)
+}
+
+fn changed(mut watched: watch::Receiver<bool>) -> Waiting<()> {
+    Box::pin(async move {
+        if watched.changed().await.is_err() {
+            // The session is gone, and with it this connection.
+            std::future::pending::<()>().await;
+        }
+    })
+}

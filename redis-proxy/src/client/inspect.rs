@@ -1,0 +1,294 @@
+//! Which commands of clients are not passed on, because they would break the promise.
+//!
+//! Decides by a command's *head* alone: its name and first arguments. Promises nothing about what a script or
+//! a module does inside the server. Must not know a connection: which one is the client's own comes in as
+//! two texts. Whatever has to be decided by an argument that can't be seen is refused.
+//!
+//! What is refused, and why: `docs/semantics.md`.
+
+use redoubt_resp::request::RequestHead;
+use redoubt_types::limits::REQUEST_HEAD_ARG_BYTES_MAX;
+
+/// The client's own connection, as the server sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnConnection {
+    /// Its id, as `CLIENT ID` tells.
+    pub id: u64,
+    /// Its address, `ip:port`, as `CLIENT INFO` tells.
+    pub addr: String,
+}
+
+/// What is to be done with a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Pass it on.
+    Forward,
+    /// Pass it on; from now on the server reports every command of every client on this connection.
+    ForwardMonitor,
+    /// Pass it on unless its bytes name `set_repl`: a script that is longer than what a head shows.
+    ForwardUnlessSetRepl(RefusalCode),
+    /// Refuse it.
+    Refuse(RefusalCode),
+}
+
+/// Which rule refused a command: what the answer is made from, however much later it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusalCode(u8);
+
+impl RefusalCode {
+    /// The code as a number, below 100.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The code `n`, if there is such a rule.
+    pub fn new(n: u8) -> Option<Self> {
+        (usize::from(n) < RULES.len()).then_some(RefusalCode(n))
+    }
+
+    /// The error that the client gets, with neither `-` nor CR LF.
+    pub fn text(self) -> String {
+        let rule = &RULES[usize::from(self.0)];
+        format!("ERR {} is refused by Redoubt: {}", rule.label, rule.why)
+    }
+}
+
+/// What of a command a rule refuses.
+enum Check {
+    /// All of it.
+    Always,
+    /// These subcommands.
+    Subcommands(&'static [&'static str]),
+    /// All subcommands but these.
+    SubcommandsExcept(&'static [&'static str]),
+    /// `CONFIG SET` of what Redoubt relies on.
+    ConfigSet,
+    /// `CLIENT KILL` of anything but the client's own connection.
+    ClientKill,
+    /// A script that names `set_repl`: the argument with this index, behind these subcommands if any.
+    Script { subcommand: Option<&'static str> },
+}
+
+struct Rule {
+    command: &'static str,
+    check: Check,
+    label: &'static str,
+    why: &'static str,
+}
+
+const fn rule(command: &'static str, check: Check, label: &'static str, why: &'static str) -> Rule {
+    Rule {
+        command,
+        check,
+        label,
+        why,
+    }
+}
+
+const ROLE: &str = "which server is master is decided by the journal's epochs";
+const LINK: &str = "replicas are fed from the journal by redoubt-replay";
+const STOP: &str = "stop the server's cell through its supervisor";
+const SET_REPL: &str = "redis.set_repl keeps effects out of the replication stream, so they could be lost";
+const WAIT_WHY: &str = "it is not needed, every acknowledged write is on a majority of the journal";
+
+/// `DEBUG` subcommands that change no data and no way of replicating it.
+const DEBUG_ALLOWED: &[&str] = &[
+    "digest",
+    "digest-value",
+    "help",
+    "htstats",
+    "htstats-key",
+    "listpack",
+    "object",
+    "quicklist-packed-threshold",
+    "set-active-expire",
+    "sleep",
+    "stringmatch-len",
+];
+
+/// The first rule that holds decides. Fewer than 100: a code has two digits.
+static RULES: &[Rule] = &[
+    rule("replicaof", Check::Always, "REPLICAOF", ROLE),
+    rule("slaveof", Check::Always, "SLAVEOF", ROLE),
+    rule("failover", Check::Always, "FAILOVER", ROLE),
+    rule("psync", Check::Always, "PSYNC", LINK),
+    rule("sync", Check::Always, "SYNC", LINK),
+    rule("replconf", Check::Always, "REPLCONF", LINK),
+    rule("shutdown", Check::Always, "SHUTDOWN", STOP),
+    rule(
+        "config",
+        Check::Subcommands(&["rewrite"]),
+        "CONFIG REWRITE",
+        "the server's role and replication settings are not to outlive its process",
+    ),
+    rule(
+        "config",
+        Check::ConfigSet,
+        "CONFIG SET of this parameter",
+        "Redoubt relies on its value, set it where the server is started",
+    ),
+    rule(
+        "debug",
+        Check::SubcommandsExcept(DEBUG_ALLOWED),
+        "DEBUG with this subcommand",
+        "it can change data or replication past the journal",
+    ),
+    rule(
+        "client",
+        Check::Subcommands(&["pause", "unpause"]),
+        "CLIENT PAUSE",
+        "it would stop the proxy's own connections too",
+    ),
+    rule(
+        "client",
+        Check::ClientKill,
+        "CLIENT KILL of another connection",
+        "it could end the proxy's own connections",
+    ),
+    rule(
+        "module",
+        Check::Subcommands(&["load", "loadex", "unload"]),
+        "MODULE LOAD",
+        "every server of the cluster must have the same modules, load them where the servers are started",
+    ),
+    rule("wait", Check::Always, "WAIT", WAIT_WHY),
+    rule("waitaof", Check::Always, "WAITAOF", WAIT_WHY),
+    rule(
+        "eval",
+        Check::Script { subcommand: None },
+        "EVAL of this script",
+        SET_REPL,
+    ),
+    rule(
+        "script",
+        Check::Script {
+            subcommand: Some("load"),
+        },
+        "SCRIPT LOAD of this script",
+        SET_REPL,
+    ),
+    rule(
+        "function",
+        Check::Script {
+            subcommand: Some("load"),
+        },
+        "FUNCTION LOAD of this library",
+        SET_REPL,
+    ),
+];
+
+/// Judges a command by its head.
+pub fn inspect(head: &RequestHead, own: &OwnConnection) -> Verdict {
+    let name = head.name();
+    for (code, rule) in RULES.iter().enumerate() {
+        // Most names differ in length already: this runs for every command.
+        if name.len() == rule.command.len() && name.eq_ignore_ascii_case(rule.command.as_bytes()) {
+            let code = RefusalCode(code as u8);
+            match judge(&rule.check, head, own) {
+                Judged::Passes => {}
+                Judged::Refused => return Verdict::Refuse(code),
+                Judged::DependsOnBytes => return Verdict::ForwardUnlessSetRepl(code),
+            }
+        }
+    }
+    if head.is(0, "monitor") {
+        Verdict::ForwardMonitor
+    } else {
+        Verdict::Forward
+    }
+}
+
+/// Whether a command's bytes name `set_repl`.
+pub fn names_set_repl(bytes: &[u8]) -> bool {
+    const NAME: &[u8] = b"set_repl";
+    bytes.windows(NAME.len()).any(|w| w == NAME)
+}
+
+enum Judged {
+    Passes,
+    Refused,
+    DependsOnBytes,
+}
+
+impl From<bool> for Judged {
+    fn from(refused: bool) -> Self {
+        if refused { Judged::Refused } else { Judged::Passes }
+    }
+}
+
+fn judge(check: &Check, head: &RequestHead, own: &OwnConnection) -> Judged {
+    let among = |words: &[&str]| words.iter().any(|word| head.is(1, word));
+    // An argument that lies beyond what is inspected may be any word.
+    let hidden = head.args.len() < 2 && head.is_partial();
+    match check {
+        Check::Always => Judged::Refused,
+        Check::Subcommands(words) => (hidden || among(words)).into(),
+        // Without a subcommand it is an error of the server's own.
+        Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
+        Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head)).into(),
+        Check::ClientKill => (head.is(1, "kill") && !kills_only(head, own)).into(),
+        Check::Script { subcommand } => {
+            if hidden {
+                return Judged::DependsOnBytes;
+            }
+            match subcommand {
+                Some(word) if !head.is(1, word) => Judged::Passes,
+                // FUNCTION LOAD may have options before its code.
+                Some(_) => judge_scripts(head, 2, head.arg_count),
+                None => judge_scripts(head, 1, 2),
+            }
+        }
+    }
+}
+
+/// Judges the arguments `from..to`, as far as the head shows them.
+fn judge_scripts(head: &RequestHead, from: usize, to: usize) -> Judged {
+    let shown = head.args.get(from..to.min(head.args.len())).unwrap_or_default();
+    if shown.iter().any(|arg| names_set_repl(arg)) {
+        return Judged::Refused;
+    }
+    let cut = head.is_partial() || shown.iter().any(|arg| arg.len() >= REQUEST_HEAD_ARG_BYTES_MAX);
+    if cut {
+        Judged::DependsOnBytes
+    } else {
+        Judged::Passes
+    }
+}
+
+/// Whether a `CONFIG SET` touches a parameter that Redoubt relies on, or one that can't be seen.
+fn sets_what_is_relied_on(head: &RequestHead) -> bool {
+    /// Beginnings of names: replication's settings under their new and old names, among them.
+    const PREFIXES: &[&str] = &[
+        "repl",
+        "slave",
+        "min-replicas",
+        "min-slaves",
+        "client-output-buffer-limit",
+        "requirepass",
+    ];
+    let names = head.args.iter().skip(2).step_by(2);
+    let relied_on = names.into_iter().any(|name| {
+        PREFIXES.iter().any(|p| {
+            name.get(..p.len())
+                .is_some_and(|n| n.eq_ignore_ascii_case(p.as_bytes()))
+        })
+    });
+    relied_on || head.args.len() < head.arg_count
+}
+
+/// Whether a `CLIENT KILL` can only hit the client's own connection: `addr:port`, `ID id` or `ADDR addr:port`,
+/// the last two also with SKIPME. Nothing else, since newer servers take lists of ids.
+fn kills_only(head: &RequestHead, own: &OwnConnection) -> bool {
+    let is_addr = |i| head.arg(i) == own.addr.as_bytes();
+    let is_id = |i| head.arg(i) == own.id.to_string().as_bytes();
+    let one_filter = || (head.is(2, "id") && is_id(3)) || (head.is(2, "addr") && is_addr(3));
+    match head.arg_count {
+        3 => is_addr(2),
+        4 => one_filter(),
+        6 => one_filter() && head.is(4, "skipme"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+use super::*;
+use bytes::BytesMut;
+use redoubt_resp::request::{RequestEvent, RequestScanner};
+use redoubt_resp::stream::encode_command;
+
+fn own() -> OwnConnection {
+    OwnConnection {
+        id: 42,
+        addr: "127.0.0.1:5000".to_owned(),
+    }
+}
+
+fn head_of(bytes: &[u8]) -> RequestHead {
+    let mut input = BytesMut::from(bytes);
+    match RequestScanner::new().next(&mut input) {
+        Ok(Some(RequestEvent::Head(head))) => head,
+        other => panic!("no head in {other:?}"),
+    }
+}
+
+/// The verdict on a command whose arguments are the words of `line`.
+fn judged(line: &str) -> Verdict {
+    let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    judged_args(&args)
+}
+
+fn judged_args(args: &[&[u8]]) -> Verdict {
+    let mut bytes = BytesMut::new();
+    encode_command(args, &mut bytes);
+    inspect(&head_of(&bytes), &own())
+}
+
+fn is_refused(line: &str) -> bool {
+    matches!(judged(line), Verdict::Refuse(_))
+}
+
+#[test]
+fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
+    for line in [
+        "REPLICAOF NO ONE",
+        "replicaof 127.0.0.1 6379",
+        "SlaveOf NO ONE",
+        "FAILOVER",
+        "failover to h 1 force",
+        "PSYNC ? -1",
+        "SYNC",
+        "REPLCONF ACK 0",
+        "SHUTDOWN",
+        "shutdown NOSAVE",
+        "CONFIG REWRITE",
+        "config rewrite",
+        "CONFIG SET repl-backlog-size 1",
+        "CONFIG SET maxmemory 1 REPL-BACKLOG-TTL 1",
+        "CONFIG SET a 1 b 2 min-replicas-to-write 1",
+        "CONFIG SET a 1 b 2 c 3 d 4",
+        "CONFIG SET min-slaves-max-lag 1",
+        "CONFIG SET slave-read-only no",
+        "CONFIG SET replica-announce-ip x",
+        "CONFIG SET client-output-buffer-limit x",
+        "CONFIG SET requirepass x",
+        "DEBUG POPULATE 5",
+        "DEBUG RELOAD",
+        "debug change-repl-id",
+        "DEBUG SEGFAULT",
+        "CLIENT PAUSE 1000 WRITE",
+        "CLIENT UNPAUSE",
+        "CLIENT KILL TYPE replica",
+        "CLIENT KILL 127.0.0.1:5001",
+        "CLIENT KILL ID 43",
+        "CLIENT KILL ID 42 43",
+        "CLIENT KILL ID 42 ID 43",
+        "CLIENT KILL ADDR 127.0.0.1:5001",
+        "CLIENT KILL USER default",
+        "CLIENT KILL SKIPME no",
+        "CLIENT KILL",
+        "MODULE LOAD /x.so",
+        "MODULE LOADEX /x.so",
+        "module unload x",
+        "WAIT 1 0",
+        "WAITAOF 1 1 0",
+        "EVAL redis.set_repl(0) 0",
+        "SCRIPT LOAD redis.set_repl(0)",
+        "FUNCTION LOAD redis.set_repl(0)",
+        "FUNCTION LOAD REPLACE redis.set_repl(0)",
+    ] {
+        assert!(is_refused(line), "{line}");
+    }
+}
+
+#[test]
+fn everything_else_is_the_servers_own_business() {
+    for line in [
+        "GET replicaof",
+        "SET k v",
+        "INFO replication",
+        "ROLE",
+        "MULTI",
+        "EXEC",
+        "HELLO 3",
+        "SUBSCRIBE c",
+        "CONFIG",
+        "CONFIG GET *",
+        "CONFIG RESETSTAT",
+        "CONFIG SET maxmemory 100mb",
+        "CONFIG SET save 60",
+        "CONFIG SET appendonly yes",
+        "CONFIG SET a 1 b 2 c 3",
+        "DEBUG",
+        "DEBUG OBJECT k",
+        "debug sleep 0.1",
+        "DEBUG DIGEST",
+        "DEBUG DIGEST-VALUE k",
+        "DEBUG SET-ACTIVE-EXPIRE 0",
+        "DEBUG STRINGMATCH-LEN 10 x",
+        "CLIENT",
+        "CLIENT LIST",
+        "CLIENT ID",
+        "CLIENT NO-EVICT on",
+        "CLIENT REPLY OFF",
+        "CLIENT KILL 127.0.0.1:5000",
+        "CLIENT KILL ID 42",
+        "client kill addr 127.0.0.1:5000",
+        "CLIENT KILL ID 42 SKIPME no",
+        "MODULE LIST",
+        "EVAL return(1) 0",
+        "EVAL return(KEYS[1]) 1 set_repl",
+        "SCRIPT FLUSH",
+        "SCRIPT EXISTS set_repl",
+        "FUNCTION LIST",
+        "REPLICAOFF x",
+    ] {
+        assert_eq!(judged(line), Verdict::Forward, "{line}");
+    }
+    assert_eq!(judged("monitor"), Verdict::ForwardMonitor);
+}
+
+#[test]
+fn inline_commands_are_judged_as_the_server_reads_them() {
+    for line in [
+        "shutdown\r\n",
+        "\"SHUT\\x44OWN\"\r\n",
+        "'shutdown' nosave\n",
+        "  config   Rewrite \r\n",
+    ] {
+        let verdict = inspect(&head_of(line.as_bytes()), &own());
+        assert!(matches!(verdict, Verdict::Refuse(_)), "{line:?}");
+    }
+    assert_eq!(inspect(&head_of(b"get shutdown\r\n"), &own()), Verdict::Forward);
+}
+
+#[test]
+fn a_long_script_is_judged_by_its_bytes() {
+    let script = format!("{}redis.set_repl(redis.REPL_NONE)", "-- x\n".repeat(500));
+    let verdict = judged_args(&[b"EVAL", script.as_bytes(), b"0"]);
+    assert!(matches!(verdict, Verdict::ForwardUnlessSetRepl(_)), "{verdict:?}");
+    assert!(names_set_repl(script.as_bytes()));
+    assert!(!names_set_repl(b"return redis.replicate_commands()"));
+}
+
+#[test]
+fn what_lies_beyond_the_inspected_bytes_is_refused() {
+    let big = vec![b'x'; 70_000];
+    let verdict = judged_args(&[b"CONFIG", b"SET", b"maxmemory", &big, b"repl-backlog-size", b"1"]);
+    assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+    assert_eq!(judged_args(&[b"SET", &big, b"v"]), Verdict::Forward);
+    assert_eq!(
+        judged_args(&[&big, b"v"]),
+        Verdict::Forward,
+        "no command has such a name"
+    );
+}
+
+#[test]
+fn a_refusal_says_what_and_why_on_one_line() {
+    assert!(RULES.len() < 100, "a code has two digits");
+    for n in 0..RULES.len() as u8 {
+        let text = RefusalCode::new(n).unwrap().text();
+        assert!(text.starts_with("ERR "), "{text}");
+        assert!(!text.contains(['\r', '\n']), "{text}");
+    }
+    assert!(RefusalCode::new(RULES.len() as u8).is_none());
+    let Verdict::Refuse(code) = judged("shutdown") else {
+        panic!("refused")
+    };
+    assert!(
+        code.text().starts_with("ERR SHUTDOWN is refused by Redoubt: "),
+        "{}",
+        code.text()
+    );
+}
+
+#[test]
+fn rules_are_written_as_they_are_compared() {
+    for rule in RULES {
+        assert_eq!(rule.command, rule.command.to_ascii_lowercase());
+    }
+}

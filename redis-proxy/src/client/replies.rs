@@ -1,0 +1,150 @@
+//! The reply path: the server's bytes in, held, and out again once they may leave.
+//!
+//! Decides nothing about release, it asks the hold for each *piece* (what one read brought). Promises that
+//! bytes leave in the order in which they came, none before its piece is released, and that a marker's error
+//! has become the refusal's text. Must not know a socket or a clock.
+
+use super::inspect::RefusalCode;
+use crate::hold::{Ticket, Waiter};
+use bytes::{Buf, Bytes, BytesMut};
+use redoubt_resp::reply::{ReplyError, ReplyRewriter};
+use redoubt_types::BootTime;
+use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX};
+use std::collections::VecDeque;
+
+/// Bytes that wait for one ticket.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    ticket: Ticket,
+    len: usize,
+    received: BootTime,
+}
+
+/// The state of one client's reply path.
+pub struct Replies {
+    rewriter: ReplyRewriter,
+    /// Markers whose errors have not come back. Under CLIENT REPLY OFF they never do: replies then go through
+    /// the slower of two ways for the rest of the connection, and that is all.
+    markers: usize,
+    /// Released bytes first, then held ones.
+    bytes: BytesMut,
+    /// How many bytes at the front are released.
+    released: usize,
+    /// What waits behind them, oldest first.
+    held: VecDeque<Piece>,
+    waiter: Waiter,
+}
+
+impl Replies {
+    /// The reply path of a new connection.
+    pub fn new(waiter: Waiter, marker_prefix: &str) -> Self {
+        Replies {
+            rewriter: ReplyRewriter::new(marker_prefix),
+            markers: 0,
+            bytes: BytesMut::new(),
+            released: 0,
+            held: VecDeque::new(),
+            waiter,
+        }
+    }
+
+    /// The hold, to be woken by it.
+    pub fn waiter(&self) -> &Waiter {
+        &self.waiter
+    }
+
+    /// Markers were sent: their errors are to be replaced.
+    pub fn expect_markers(&mut self, n: usize) {
+        self.markers += n;
+    }
+
+    /// Whether the server connection may be read.
+    pub fn has_room(&self) -> bool {
+        self.bytes.len() < CLIENT_HELD_BYTES_MAX && self.held.len() < CLIENT_HELD_PIECES_MAX
+    }
+
+    /// Where the next bytes are to be read to, with room for `at_least`: only append.
+    pub fn tail(&mut self, at_least: usize) -> &mut BytesMut {
+        self.bytes.reserve(at_least);
+        &mut self.bytes
+    }
+
+    /// The last `n` bytes were just appended to the tail, received by `now`: they are held from here on.
+    ///
+    /// # Errors
+    /// When they can't be a server's answers. Nothing of them is ever released then.
+    pub fn received(&mut self, n: usize, now: BootTime) -> Result<(), ReplyError> {
+        let start = self.bytes.len() - n;
+        if self.markers == 0 && !self.rewriter.is_holding() {
+            self.rewriter.pass(&self.bytes[start..], |_| {})?;
+        } else {
+            let raw = self.bytes.split_off(start);
+            let markers = &mut self.markers;
+            let refusal = |code: &[u8]| {
+                let code = std::str::from_utf8(code)
+                    .ok()?
+                    .parse()
+                    .ok()
+                    .and_then(RefusalCode::new)?;
+                *markers = markers.saturating_sub(1);
+                Some(Bytes::from(format!("-{}", code.text())))
+            };
+            self.rewriter.rewrite(&raw, &mut self.bytes, refusal, |_| {})?;
+        }
+        self.hold(self.bytes.len() - start, now);
+        Ok(())
+    }
+
+    /// Appends a line of the proxy's own, without its CR LF. It waits like any reply, so that it comes after
+    /// those before it.
+    pub fn append_line(&mut self, line: &str, now: BootTime) {
+        self.bytes.extend_from_slice(line.as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
+        self.hold(line.len() + 2, now);
+    }
+
+    fn hold(&mut self, len: usize, now: BootTime) {
+        if len == 0 {
+            return;
+        }
+        let ticket = self.waiter.ticket();
+        match self.held.back_mut() {
+            Some(last) if last.ticket == ticket => last.len += len,
+            _ => self.held.push_back(Piece {
+                ticket,
+                len,
+                received: now,
+            }),
+        }
+    }
+
+    /// What may be written to the client now.
+    pub fn released(&mut self) -> &[u8] {
+        while let Some(piece) = self.held.front()
+            && self.waiter.is_released(piece.ticket)
+        {
+            self.released += piece.len;
+            self.held.pop_front();
+        }
+        &self.bytes[..self.released]
+    }
+
+    /// The client has taken the first `n` released bytes.
+    pub fn written(&mut self, n: usize) {
+        self.released -= n;
+        self.bytes.advance(n);
+    }
+
+    /// When the oldest bytes that are still held were received.
+    pub fn held_since(&self) -> Option<BootTime> {
+        self.held.front().map(|piece| piece.received)
+    }
+
+    /// Whether everything received has been written.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! A connection for commands of the proxy's own: one command, one answer, each with a deadline.
+
+use bytes::BytesMut;
+use redoubt_env::Env;
+use redoubt_env::net::Conn;
+use redoubt_resp::reply::{ReplyScanner, Value, parse_frame};
+use redoubt_resp::stream::encode_command;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Read at once, bytes: an INFO section fits.
+const READ_BYTES: usize = 8 * 1024;
+/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// A connection to a server on which this proxy asks for itself.
+///
+/// After any failure, and after a call that was dropped before its answer came, the connection is out of
+/// step: every further call fails.
+pub struct Control {
+    env: Env,
+    conn: Box<dyn Conn>,
+    input: BytesMut,
+    /// Answers that were asked for and not read.
+    unanswered: usize,
+    failed: bool,
+}
+
+impl Control {
+    /// Connects to `addr` (`host:port`).
+    ///
+    /// # Errors
+    /// When that fails, or takes longer than `deadline`.
+    pub async fn connect(env: &Env, addr: &str, deadline: Duration) -> io::Result<Self> {
+        let conn = env
+            .timeout(deadline, env.net().connect(addr))
+            .await
+            .map_err(timed_out)??;
+        Ok(Control {
+            env: env.clone(),
+            conn,
+            input: BytesMut::new(),
+            unanswered: 0,
+            failed: false,
+        })
+    }
+
+    /// Sends one command and waits for its answer, an error answer included.
+    ///
+    /// # Errors
+    /// When the connection fails, the answer can't be read, or takes longer than `deadline`. The connection
+    /// is of no use any more then.
+    pub async fn call(&mut self, args: &[&[u8]], deadline: Duration) -> io::Result<Value> {
+        let mut answers = self.call_all(&[args], deadline).await?;
+        answers
+            .pop()
+            .ok_or_else(|| io::Error::other("a command got no answer"))
+    }
+
+    /// Sends some commands at once and waits for the answers to all of them.
+    ///
+    /// # Errors
+    /// As [`Control::call`].
+    pub async fn call_all(&mut self, commands: &[&[&[u8]]], deadline: Duration) -> io::Result<Vec<Value>> {
+        if self.failed || self.unanswered > 0 {
+            return Err(io::Error::other(
+                "the connection is out of step after an earlier failure",
+            ));
+        }
+        let env = self.env.clone();
+        let result = match env.timeout(deadline, self.exchange(commands)).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(timed_out(elapsed)),
+        };
+        self.failed = result.is_err();
+        result
+    }
+
+    /// The bare connection, for other bytes than commands and answers, with what was received past the last
+    /// answer.
+    ///
+    /// # Errors
+    /// When the connection failed or is out of step.
+    pub fn into_conn(self) -> io::Result<(Box<dyn Conn>, BytesMut)> {
+        if self.failed || self.unanswered > 0 {
+            return Err(io::Error::other(
+                "the connection is out of step after an earlier failure",
+            ));
+        }
+        Ok((self.conn, self.input))
+    }
+
+    async fn exchange(&mut self, commands: &[&[&[u8]]]) -> io::Result<Vec<Value>> {
+        let mut output = BytesMut::new();
+        for args in commands {
+            encode_command(args, &mut output);
+        }
+        self.unanswered = commands.len();
+        self.conn.write_all(&output).await?;
+        let mut answers = Vec::with_capacity(commands.len());
+        while self.unanswered > 0 {
+            answers.push(self.answer().await?);
+            self.unanswered -= 1;
+        }
+        Ok(answers)
+    }
+
+    async fn answer(&mut self) -> io::Result<Value> {
+        let mut scanner = ReplyScanner::new();
+        let mut scanned = 0;
+        loop {
+            let end = scanner
+                .next_frame(&self.input[scanned..])
+                .map_err(io::Error::other)?;
+            if let Some(frame) = end {
+                let bytes = self.input.split_to(scanned + frame.end);
+                let parsed = parse_frame(&bytes).map_err(io::Error::other)?;
+                return parsed
+                    .map(|(value, _)| value)
+                    .ok_or_else(|| io::Error::other("an answer was cut"));
+            }
+            scanned = self.input.len();
+            if scanned > ANSWER_BYTES_MAX {
+                return Err(io::Error::other("an answer is too long"));
+            }
+            self.input.reserve(READ_BYTES);
+            if self.conn.read_buf(&mut self.input).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+fn timed_out(elapsed: redoubt_env::Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, elapsed)
+}

@@ -1,0 +1,12 @@
+//! Connections to the server that this proxy stands in front of.
+//!
+//! Decides whether a connection leads to the session's server *process* before anything of a client passes
+//! over it (H9), and asks for the fences. In data-path order: [`Control`], a connection for commands of the
+//! proxy's own; [`prove`]; and [`fence`].
+
+mod control;
+pub mod fence;
+mod prove;
+
+pub use control::Control;
+pub use prove::{ProveError, Proven, prove};

@@ -107,3 +107,31 @@ pub const ROUND_PAUSE_MAX: Duration = Duration::from_millis(250);
 pub const APPEND_SILENCE_MAX: Duration = ELECTION_TIMEOUT_MAX;
 /// Verified bytes that a tail reads ahead of its consumer at most.
 pub const TAIL_PREFETCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Reply bytes of one client that are held or not yet taken by it, at which its server connection is not
+/// read any more. A larger reply passes in pieces; each waits for one fence, so this is also what a big value
+/// moves per fence.
+pub const CLIENT_HELD_BYTES_MAX: usize = 256 * 1024;
+/// Pieces of one client's replies that wait for different fences at most: bounds what tiny pushes cost.
+pub const CLIENT_HELD_PIECES_MAX: usize = 1024;
+/// Request bytes of one client that its server has not taken, at which the client is not read any more.
+pub const CLIENT_OUTBOUND_BYTES_MAX: usize = 64 * 1024;
+/// Read at once from a client or its server connection, bytes, at first.
+pub const CLIENT_READ_BYTES_MIN: usize = 16 * 1024;
+/// Read at once at most, bytes: reached by doubling while reads fill what they are given.
+pub const CLIENT_READ_BYTES_MAX: usize = 128 * 1024;
+/// How long a client that is told of its error may take to read it before the connection is closed: closing
+/// with unread input would reset the connection, and the text be lost.
+pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
+/// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
+/// for the next one: unpaced, that is a busy loop.
+pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
+/// Pause after a failed accept (no file descriptors left), which would fail again at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Deadline for connecting to the server and asking who it is, once.
+pub const PROVE_DEADLINE: Duration = Duration::from_secs(2);
+/// Pause before the server is asked again: after `-BUSY`, and after a failed connection.
+pub const UPSTREAM_RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long a fence may stay unanswered before its connection is given up. Longer than ordinary slow commands,
+/// which hold up every connection alike.
+pub const FENCE_ANSWER_MAX: Duration = Duration::from_secs(5);

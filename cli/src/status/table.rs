@@ -1,0 +1,136 @@
+//! `redoubt status` for people.
+
+use super::view::{NodeView, ReplicaView, View, WriterView};
+use crate::duration;
+use crate::output;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use std::time::Duration;
+
+/// The whole text.
+pub(crate) fn render(view: &View) -> String {
+    let mut text = head(view);
+    text.push_str("\n\n");
+    text.push_str(&nodes(&view.nodes));
+    if !view.replicas.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&replicas(&view.replicas));
+    }
+    text
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+fn head(view: &View) -> String {
+    let mut table = plain();
+    table.add_row([
+        "cluster",
+        &view
+            .cluster
+            .clone()
+            .unwrap_or_else(|| "not bootstrapped".to_owned()),
+    ]);
+    table.add_row(["leader", &or_dash(view.leader.as_ref())]);
+    let vouched = if view.confirmed {
+        "confirmed by a quorum"
+    } else {
+        "NOT confirmed by a quorum"
+    };
+    table.add_row([
+        "tail",
+        &format!("{} ({vouched}), txid {}", or_dash(view.tail), or_dash(view.txid)),
+    ]);
+    table.add_row(["committed", &or_dash(view.committed)]);
+    table.add_row(["epoch", &or_dash(view.epoch)]);
+    match &view.writer {
+        None => drop(table.add_row(["writer", "none yet"])),
+        Some(writer) => {
+            table.add_row(["writer", &lease(writer)]);
+            table.add_row(["session", &session(writer)]);
+        }
+    }
+    if let Some(last) = view.lineage.last() {
+        let before = view.lineage.len() - 1;
+        table.add_row([
+            "replid",
+            &format!("{} from {} on, {before} before it", last.replid, last.from),
+        ]);
+    }
+    output::table(&table)
+}
+
+fn lease(writer: &WriterView) -> String {
+    let length = duration::shown(Duration::from_millis(writer.lease_ms));
+    match writer.lease_remaining_ms {
+        Some(left) if writer.lease == "held" => {
+            format!("{}, lease held ({left} ms of {length} left)", writer.name)
+        }
+        _ => format!("{}, lease of {length} {}", writer.name, writer.lease),
+    }
+}
+
+fn session(writer: &WriterView) -> String {
+    match &writer.session {
+        Some(s) => format!(
+            "{}: {} (run_id {}), epoch {} from {} on",
+            writer.session_state, s.server, s.run_id, s.epoch, s.at
+        ),
+        None => writer.session_state.to_owned(),
+    }
+}
+
+fn nodes(nodes: &[NodeView]) -> String {
+    let mut table = plain();
+    table.set_header(["NODE", "ADDRESS", "ROLE", "TAIL", "COMMITTED", "VERSION"]);
+    for node in nodes {
+        match &node.error {
+            Some(error) => table.add_row(["-", &node.endpoint, &format!("unreachable: {error}")]),
+            None => table.add_row([
+                &or_dash(node.name.as_ref()),
+                &node.endpoint,
+                &or_dash(node.role.as_ref()),
+                &or_dash(node.tail),
+                &or_dash(node.committed),
+                &or_dash(node.version.as_ref()),
+            ]),
+        };
+    }
+    output::table(&table)
+}
+
+fn replicas(replicas: &[ReplicaView]) -> String {
+    let mut table = plain();
+    table.set_header(["REPLICA", "REPLAY", "STATE", "ACKED", "LAG", "FULL SYNCS", "SEEN"]);
+    for replica in replicas {
+        table.add_row([
+            &replica.address,
+            &replica.replay,
+            &replica.state,
+            &replica.acked.to_string(),
+            &replica.lag_bytes.map_or_else(|| "-".to_owned(), size),
+            &replica.full_syncs.to_string(),
+            &format!("{} ago", duration::shown(Duration::from_millis(replica.age_ms))),
+        ]);
+    }
+    output::table(&table)
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut whole = bytes;
+    let mut unit = 0;
+    while whole >= 10 * 1024 && unit + 1 < UNITS.len() {
+        whole /= 1024;
+        unit += 1;
+    }
+    format!("{whole} {}", UNITS[unit])
+}

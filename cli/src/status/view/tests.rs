@@ -1,0 +1,152 @@
+use super::*;
+use redoubt_client::{NodeIdentity, Position, Session};
+use redoubt_types::{Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, NodeId, ReplId, RunId};
+
+fn replid(n: u8) -> ReplId {
+    ReplId::from_random([n; 20])
+}
+
+fn description(tail: u64, confirmed: bool) -> Description {
+    let mut lineage = Lineage::new(replid(0));
+    let step = LineageStep {
+        replid: replid(1),
+        from: Offset::ZERO,
+        epoch: Some(Epoch::FIRST),
+    };
+    lineage.push(step, Offset::ZERO).unwrap();
+    Description {
+        cluster: ClusterId::new([7; 16]),
+        node_name: "journal-1".into(),
+        node: NodeId::new(1).unwrap(),
+        position: Position {
+            tail: Offset::new(tail),
+            tail_chain: Chain::EMPTY,
+            pending_end: Offset::new(tail + 5),
+            pending_chain: Chain::EMPTY,
+            groups: 3,
+            db: Db::default(),
+        },
+        confirmed,
+        lineage,
+        writer: Writer {
+            epoch: Some(Epoch::FIRST),
+            holder: HolderId::new(9),
+            holder_name: "proxy-1".into(),
+            lease: Duration::from_secs(3),
+            released: false,
+            session: Some(Session {
+                epoch: Epoch::FIRST,
+                run_id: RunId::from_random([3; 20]),
+                at: Offset::ZERO,
+                server: "redis 7.0.15".into(),
+            }),
+            lease_remaining: None,
+            renewed_wall: WallTime::from_ms(1000),
+        },
+        leader: Some("127.0.0.1:7102".into()),
+        beginning: Offset::ZERO,
+    }
+}
+
+fn status(endpoint: &str, role: &str, description: Description) -> Asked {
+    let identity = NodeIdentity {
+        node: description.node,
+        name: "journal".into(),
+        address: endpoint.into(),
+        cluster: Some(description.cluster),
+        version: "0.1.0".into(),
+    };
+    let status = NodeStatus {
+        identity,
+        role: role.into(),
+        leader: description.leader.clone(),
+        description: Some(description),
+        members: Vec::new(),
+        replicas: Vec::new(),
+    };
+    (endpoint.to_owned(), Ok(status))
+}
+
+fn report(acked: u64) -> ReplicaReport {
+    ReplicaReport {
+        address: "127.0.0.1:7211".into(),
+        acked: Offset::new(acked),
+        sent: Offset::new(acked),
+        replid: replid(1),
+        state: "online".into(),
+        full_syncs: 1,
+    }
+}
+
+#[test]
+fn a_confirmed_word_counts_before_one_that_is_not_and_the_leaders_before_others() {
+    let mut confirmed = description(90, true);
+    confirmed.writer.lease_remaining = Some(Duration::from_millis(1200));
+    let asked = [
+        status("127.0.0.1:7101", "follower", description(100, false)),
+        status("127.0.0.1:7102", "leader", confirmed),
+        (
+            "127.0.0.1:7103".to_owned(),
+            Err(ClientError::Unavailable("connection refused".into())),
+        ),
+    ];
+    let view = View::new(&asked, WallTime::from_ms(1500));
+    assert_eq!(
+        (view.tail, view.committed, view.confirmed),
+        (Some(90), Some(95), true)
+    );
+    assert_eq!(view.leader.as_deref(), Some("127.0.0.1:7102"));
+    let writer = view.writer.unwrap();
+    assert_eq!(
+        (writer.lease, writer.session_state, writer.renewed_ms_ago),
+        ("held", "serving", 500)
+    );
+    assert!(view.nodes[2].error.is_some());
+}
+
+#[test]
+fn a_session_serves_only_once_its_replid_is_recorded_or_it_has_written() {
+    let mut d = description(90, true);
+    assert_eq!(session_state(&d.writer, &d), "serving");
+    // A second epoch that has named its server, and nothing more.
+    let second = Epoch::FIRST.next();
+    d.writer.epoch = Some(second);
+    assert_eq!(session_state(&d.writer, &d), "none");
+    let session = d.writer.session.as_mut().unwrap();
+    session.epoch = second;
+    session.at = Offset::new(90);
+    assert_eq!(session_state(&d.writer, &d), "starting");
+    // One that was resumed brings no replid.
+    d.position.tail = Offset::new(91);
+    assert_eq!(session_state(&d.writer, &d), "serving");
+    d.writer.released = true;
+    assert_eq!(session_state(&d.writer, &d), "released");
+}
+
+#[test]
+fn of_several_reports_about_a_replica_the_youngest_counts() {
+    let mut asked = [
+        status("127.0.0.1:7101", "follower", description(100, true)),
+        status("127.0.0.1:7102", "leader", description(100, true)),
+    ];
+    for (at, acked, age) in [(0, 60, 900), (1, 80, 100)] {
+        let Ok(status) = &mut asked[at].1 else { panic!() };
+        status
+            .replicas
+            .push(("replay-1".into(), report(acked), Duration::from_millis(age)));
+    }
+    let view = View::new(&asked, WallTime::from_ms(0));
+    let lags: Vec<_> = view.replicas.iter().map(|r| (r.acked, r.lag_bytes)).collect();
+    assert_eq!(lags, [(80, Some(20))]);
+}
+
+#[test]
+fn nobody_answering_is_a_view_too() {
+    let asked = [(
+        "127.0.0.1:7101".to_owned(),
+        Err(ClientError::Unavailable("gone".into())),
+    )];
+    let view = View::new(&asked, WallTime::from_ms(0));
+    assert_eq!((view.tail, view.confirmed, view.nodes.len()), (None, false, 1));
+    assert!(super::super::table::render(&view).contains("unreachable: the journal is unavailable: gone"));
+}

@@ -1,2 +1,74 @@
-//! placeholder
-fn main() {}
+//! The program `redoubt-replay`: flags, log and signals around [`redoubt_replay::run`].
+
+use clap::Parser;
+use redoubt_env::Env;
+use redoubt_replay::{Config, run};
+use redoubt_types::{ClusterId, JournalName};
+use std::io;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Replays the journal into stock redis-servers, as their master.
+#[derive(Debug, Parser)]
+#[command(name = "redoubt-replay", version)]
+struct Flags {
+    /// Where replicas connect, ip:port. `replicaof` of every server is this address.
+    #[arg(long, default_value = "127.0.0.1:7301")]
+    listen: String,
+    /// The journal's nodes, host:port each, separated by commas.
+    #[arg(long, env = "REDOUBT_ENDPOINTS", value_delimiter = ',', required = true)]
+    endpoints: Vec<String>,
+    /// The name that `redoubt status` shows.
+    #[arg(long, default_value = "replay-1")]
+    name: String,
+    /// The journal to replay.
+    #[arg(long, default_value = "default", value_parser = JournalName::parse)]
+    journal: JournalName,
+    /// The cluster that the nodes must belong to, 32 hexadecimal digits; whichever it is by default.
+    #[arg(long)]
+    cluster: Option<ClusterId>,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!("can't start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(until_signal(flags)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT; links end by being dropped, and their replicas go on where they were.
+async fn until_signal(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let config = Config {
+        listen: flags.listen,
+        endpoints: flags.endpoints,
+        journal: flags.journal,
+        cluster: flags.cluster,
+        name: flags.name,
+    };
+    tokio::select! {
+        biased;
+        _ = term.recv() => tracing::info!("stopping at SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping at SIGINT"),
+        ended = run(config, Env::real()) => ended?,
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! An empty server becomes equal to the journal, over a replica link, and is let go.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::journal::{FakeJournal, FakeNode, replid};
+use common::redis::{Redis, free_port};
+use redoubt_client::{Client, ClientConfig};
+use redoubt_env::Env;
+use redoubt_replay::{RebuildError, RebuildReport, Unfit, rebuild};
+use redoubt_types::Offset;
+
+async fn rebuild_into(node: &FakeNode, into: &str) -> Result<RebuildReport, RebuildError> {
+    let env = Env::real();
+    let config = ClientConfig {
+        endpoints: vec![node.endpoint.clone()],
+        journal: Default::default(),
+        cluster: None,
+    };
+    rebuild(env.clone(), Client::new(env, config), into, |_| {}).await
+}
+
+fn address(redis: &Redis) -> String {
+    format!("127.0.0.1:{}", redis.port)
+}
+
+async fn filled() -> (FakeJournal, FakeNode, u64) {
+    let journal = FakeJournal::new('a');
+    let node = journal.node("journal-1", None).await;
+    journal.promote('b');
+    journal.append(&[
+        &["SELECT", "0"],
+        &["SET", "a", "1"],
+        &["MULTI"],
+        &["SET", "b", "2"],
+        &["EXEC"],
+    ]);
+    let tail = journal.append(&[&["SELECT", "5"], &["RPUSH", "list", "x", "y"]]);
+    (journal, node, tail)
+}
+
+#[tokio::test]
+async fn an_empty_server_becomes_equal_to_the_tail() {
+    let (journal, node, tail) = filled().await;
+    let redis = Redis::start(&[]).await;
+    let report = rebuild_into(&node, &address(&redis)).await.unwrap();
+    assert_eq!(
+        report,
+        RebuildReport {
+            tail: Offset::new(tail),
+            replid: replid('b'),
+            keys: 3
+        }
+    );
+    assert_eq!(redis.call(&["GET", "b"]).await, "2");
+    assert_eq!(
+        redis.call(&["-n", "5", "LRANGE", "list", "0", "-1"]).await,
+        "x\ny"
+    );
+    assert_eq!(redis.replication("role").await, "master");
+    assert_eq!(redis.replication("master_repl_offset").await, tail.to_string());
+    // It is nobody's replica any more, so what comes later does not reach it.
+    journal.append(&[&["SELECT", "0"], &["SET", "later", "1"]]);
+    assert_eq!(redis.call(&["EXISTS", "later"]).await, "0");
+}
+
+#[tokio::test]
+async fn an_emptied_replica_is_not_continued_but_rebuilt() {
+    let (_journal, node, tail) = filled().await;
+    let redis = Redis::start(&[]).await;
+    rebuild_into(&node, &address(&redis)).await.unwrap();
+    // It knows the journal's replid up to the tail, and would be answered +CONTINUE.
+    redis.call(&["FLUSHALL"]).await;
+    let report = rebuild_into(&node, &address(&redis)).await.unwrap();
+    assert_eq!((report.tail, report.keys), (Offset::new(tail), 3));
+    assert_eq!(redis.full_syncs(), 2);
+}
+
+#[tokio::test]
+async fn h22_a_server_that_holds_anything_is_left_as_it_was() {
+    let (_journal, node, _) = filled().await;
+    let redis = Redis::start(&[]).await;
+    redis.call(&["-n", "9", "SET", "mine", "1"]).await;
+    let unfit = async || match rebuild_into(&node, &address(&redis)).await {
+        Err(RebuildError::Unfit { why, .. }) => why,
+        other => panic!("not refused: {other:?}"),
+    };
+    assert_eq!(unfit().await, Unfit::HasKeys(1));
+    assert_eq!(redis.call(&["-n", "9", "GET", "mine"]).await, "1");
+    redis.call(&["FLUSHALL"]).await;
+    let library = "#!lua name=lib\nredis.register_function('f', function() return 1 end)";
+    redis.call(&["FUNCTION", "LOAD", library]).await;
+    assert_eq!(unfit().await, Unfit::HasFunctions(1));
+    assert_eq!(redis.call(&["FCALL", "f", "0"]).await, "1");
+    redis.call(&["FUNCTION", "FLUSH"]).await;
+    redis.call(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert_eq!(unfit().await, Unfit::IsReplica("127.0.0.1:1".to_owned()));
+    assert_eq!(redis.full_syncs(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_to_be_so() {
+    let (_journal, node, _) = filled().await;
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    assert!(matches!(
+        rebuild_into(&node, &nowhere).await,
+        Err(RebuildError::Unreachable { .. })
+    ));
+}

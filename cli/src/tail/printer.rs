@@ -49,6 +49,7 @@ pub(crate) struct Printer {
     txid: Txid,
     in_multi: bool,
     join_bytes_max: usize,
+    printed: bool,
     note: Option<String>,
 }
 
@@ -63,6 +64,7 @@ impl Printer {
             txid: Txid::FIRST,
             in_multi: false,
             join_bytes_max: JOIN_BYTES_MAX,
+            printed: false,
             note: None,
         }
     }
@@ -99,13 +101,11 @@ impl Printer {
         self.joined_at = entry.start;
         self.txid = entry.first_txid;
         self.in_multi = false;
-        if entry.start > self.from {
+        if entry.start > self.from && !self.printed {
             self.note = Some(format!(
-                "# offset {} lies within a large group; the next begins at {}",
+                "# offset {} lies within a large group; the next group begins at {}",
                 self.from, entry.start
             ));
-            // Once is enough: from here on everything is printed.
-            self.from = entry.start;
         }
     }
 
@@ -117,6 +117,7 @@ impl Printer {
         for command in whole.by_ref() {
             let command = command.map_err(|why| Malformed { at, why })?;
             if at >= self.from {
+                self.printed = true;
                 write_head(self.txid, at, captured, &mut lines);
                 for arg in &command.args {
                     lines.push(' ');
@@ -148,13 +149,14 @@ impl Printer {
     }
 
     fn cut_off(&mut self, captured: WallTime, lines: &mut String) {
-        write_head(self.txid, self.joined_at, captured, lines);
-        write_beginning(&self.joined, lines);
-        lines.push_str(" ... (cut off; the rest of this group is not shown)\n");
+        if self.joined_at >= self.from {
+            self.printed = true;
+            write_head(self.txid, self.joined_at, captured, lines);
+            write_beginning(&self.joined, lines);
+            lines.push_str(" ... (cut off; the rest of this group is not shown)\n");
+        }
         self.joined = BytesMut::new();
         self.state = State::CutOff;
-        // What follows the group is wanted, wherever it begins.
-        self.from = Offset::ZERO;
     }
 }
 

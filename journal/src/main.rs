@@ -1,2 +1,78 @@
-//! placeholder
-fn main() {}
+//! `redoubt-journal`: one node of the journal.
+
+use clap::Parser;
+use redoubt_env::Env;
+use redoubt_journal::raft::NodeConfig;
+use redoubt_journal::segment::Options;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// One node of a quorum journal for Redis. It waits to be bootstrapped together with its peers:
+/// `redoubt bootstrap --endpoints A,B,C`.
+#[derive(Parser)]
+#[command(name = "redoubt-journal", version)]
+struct Args {
+    /// The node's name: a label for people, kept with its data.
+    #[arg(long)]
+    name: String,
+    /// Where clients and peers reach it, HOST:PORT.
+    #[arg(long, default_value = "127.0.0.1:7101")]
+    listen: String,
+    /// Its data directory; made and formatted when it is missing or empty.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Size of one editlog file, bytes.
+    #[arg(long)]
+    segment_bytes: Option<u32>,
+    /// Memory for the newest records, bytes.
+    #[arg(long)]
+    cache_bytes: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!("can't start the runtime: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async move {
+        tokio::select! {
+            biased; // either ends it
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    let mut storage = Options::default();
+    storage.segment_bytes = args.segment_bytes.unwrap_or(storage.segment_bytes);
+    storage.cache_bytes = args.cache_bytes.unwrap_or(storage.cache_bytes);
+    let config = NodeConfig {
+        name: args.name,
+        address: args.listen,
+        dir: args.dir,
+        storage,
+    };
+    Ok(redoubt_journal::server::run(Env::real(), config, stop).await?)
+}

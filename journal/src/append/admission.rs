@@ -1,0 +1,486 @@
+//! The state machine of the journal: a pure function of the log.
+//!
+//! A leader may check an append when it proposes it, but that is a courtesy: between proposal and application
+//! Raft may drop an earlier proposal, or a claim proposed before it may raise the epoch (H1). What counts is
+//! decided here, in log order, and an entry that is refused here stays in the log as nothing.
+
+use super::{Acquire, AppendEntry, Command, Genesis};
+use redoubt_env::planted;
+use redoubt_resp::stream::StreamScanner;
+use redoubt_types::limits::RETRY_BOUNDARIES;
+use redoubt_types::{
+    Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, Offset, ReplId, RunId, Txid, WallTime,
+    payload_crc,
+};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Where the journal stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// End of the last whole group: what readers follow.
+    pub tail: Offset,
+    /// Chain at the tail.
+    pub tail_chain: Chain,
+    /// End of the last admitted byte; beyond the tail while a large group's fragments arrive.
+    pub pending_end: Offset,
+    /// Chain there.
+    pub pending_chain: Chain,
+    /// Groups before the tail.
+    pub groups: u64,
+    /// The database selected at the tail.
+    pub db: Db,
+}
+
+/// Which server process an epoch promotes, or resumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The process.
+    pub run_id: RunId,
+    /// The tail at which it is promoted.
+    pub at: Offset,
+    /// What the server is, such as `redis 7.0.15`.
+    pub server: String,
+}
+
+/// The newest writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriterState {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its process.
+    pub holder: HolderId,
+    /// Its name, for people.
+    pub name: String,
+    /// How long its lease lasts from each renewal.
+    pub lease: Duration,
+    /// It gave the lease back: its epoch is over.
+    pub released: bool,
+    /// Its wall clock at its newest renewal.
+    pub renewed_wall: WallTime,
+}
+
+/// Everything that a new writer decides from, as of its claim's own position in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// The journal's position: final for all earlier epochs.
+    pub position: Position,
+    /// The lineage.
+    pub lineage: Lineage,
+    /// The newest session record.
+    pub session: Option<Session>,
+    /// The writer before.
+    pub previous: Option<WriterState>,
+}
+
+/// How an admitted payload lies among the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Groups that end in it.
+    pub groups: u32,
+    /// Txid of the first group that ends in it, or that it is part of.
+    pub first_txid: Txid,
+    /// The database selected before it.
+    pub db: Db,
+    /// Whether it begins a group.
+    pub at_group_start: bool,
+    /// Whether the tail is now at its end.
+    pub whole: bool,
+}
+
+/// Why an entry of the log is nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The journal has no first entry yet.
+    #[error("the journal has not begun")]
+    NotBootstrapped,
+    /// The journal has begun already, as another one.
+    #[error("the journal belongs to cluster {0} already")]
+    OtherCluster(ClusterId),
+    /// The epoch is not the current one.
+    #[error("epoch {asked} is fenced: the current epoch is {current}{}", if *.released { ", given back" } else { "" })]
+    Fenced {
+        /// The epoch of the entry.
+        asked: Epoch,
+        /// The current one.
+        current: Epoch,
+        /// The current one is over as well.
+        released: bool,
+    },
+    /// No writer has that epoch yet.
+    #[error("epoch {0} was never granted")]
+    NeverGranted(Epoch),
+    /// The lease was renewed after the leader decided that it was over.
+    #[error("the lease was renewed while the claim was on its way")]
+    LeaseRenewed,
+    /// The replid is not the one to write under, or the lineage does not take it.
+    #[error("{0}")]
+    Lineage(String),
+    /// Offset or chain is not the pending end, nor is it a retry.
+    #[error("the append begins at {start} with chain {chain}; the pending end is {} with chain {}", .at.pending_end, .at.pending_chain)]
+    Mismatch {
+        /// Where it begins.
+        start: Offset,
+        /// Its chain before.
+        chain: Chain,
+        /// Where the journal stands.
+        at: Box<Position>,
+    },
+    /// The payload's checksum is wrong.
+    #[error("the payload's CRC-32 is {found:08x}, its writer computed {expected:08x}")]
+    Checksum {
+        /// As its writer computed it.
+        expected: u32,
+        /// As it is.
+        found: u32,
+    },
+    /// The payload is neither whole groups nor a fragment of one.
+    #[error("the payload is neither whole groups nor a fragment of one: {0}")]
+    Framing(String),
+    /// The session does not stand at the tail.
+    #[error("a session at {at} was recorded where the tail is {tail}")]
+    SessionNotAtTail {
+        /// Where it was said to be.
+        at: Offset,
+        /// The tail.
+        tail: Offset,
+    },
+}
+
+/// What became of an entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The entry is Raft's own: a new leader's first, or a membership.
+    Blank,
+    /// Done: genesis, renewal, release, session or lineage.
+    Done,
+    /// Bytes joined the journal.
+    Admitted {
+        /// Their end.
+        end: Offset,
+        /// The tail after them.
+        tail: Offset,
+        /// How they lie.
+        frame: Frame,
+    },
+    /// Bytes that had joined before under the same epoch: the success it was, once more.
+    Duplicate {
+        /// Their end.
+        end: Offset,
+        /// The tail.
+        tail: Offset,
+    },
+    /// A new writer.
+    Granted(Box<Granted>),
+    /// Nothing.
+    Refused(Refused),
+}
+
+/// The state machine.
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    cluster: Option<ClusterId>,
+    lineage: Option<Lineage>,
+    position: Position,
+    scanner: StreamScanner,
+    writer: Option<WriterState>,
+    session: Option<Session>,
+    renewals: u64,
+    /// Ends of the current epoch's entries, oldest first, its beginning included. What a retry is known by.
+    boundaries: VecDeque<(Offset, Chain)>,
+}
+
+impl Admission {
+    /// A journal before its first entry.
+    pub fn new() -> Self {
+        Admission::default()
+    }
+
+    /// Applies the next command of the log.
+    pub fn apply(&mut self, command: &Command) -> Verdict {
+        let result = match command {
+            Command::Genesis(g) => self.genesis(g),
+            _ if self.lineage.is_none() => Err(Refused::NotBootstrapped),
+            Command::Append(a) => self.append(a),
+            Command::Acquire(a) => self.acquire(a),
+            Command::Renew { epoch, holder, sent } => self.renew(*epoch, *holder, *sent),
+            Command::Release { epoch, holder } => self.release(*epoch, *holder),
+            Command::Session(s) => self.record_session(s),
+            Command::Lineage(l) => self.record_lineage(l),
+        };
+        result.unwrap_or_else(Verdict::Refused)
+    }
+
+    /// The cluster, once the journal has begun.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
+    }
+
+    /// Where the journal stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The lineage, once the journal has begun.
+    pub fn lineage(&self) -> Option<&Lineage> {
+        self.lineage.as_ref()
+    }
+
+    /// The newest writer.
+    pub fn writer(&self) -> Option<&WriterState> {
+        self.writer.as_ref()
+    }
+
+    /// The newest session record.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Renewals applied so far: grants, renewals, and appends that were not retries.
+    pub fn renewals(&self) -> u64 {
+        self.renewals
+    }
+
+    fn genesis(&mut self, g: &Genesis) -> Result<Verdict, Refused> {
+        // Two leaders in a row may both propose it before either's is applied: the first one counts.
+        match self.cluster {
+            Some(c) if c != g.cluster => Err(Refused::OtherCluster(c)),
+            Some(_) => Ok(Verdict::Done),
+            None => {
+                self.cluster = Some(g.cluster);
+                self.lineage = Some(Lineage::new(g.replid));
+                Ok(Verdict::Done)
+            }
+        }
+    }
+
+    /// Only the current epoch may do anything, and only until it is given back.
+    fn current(&self, asked: Epoch) -> Result<&WriterState, Refused> {
+        let writer = self.writer.as_ref().ok_or(Refused::NeverGranted(asked))?;
+        if asked > writer.epoch {
+            return Err(Refused::NeverGranted(asked));
+        }
+        if asked < writer.epoch || writer.released {
+            return Err(Refused::Fenced {
+                asked,
+                current: writer.epoch,
+                released: writer.released,
+            });
+        }
+        Ok(writer)
+    }
+
+    fn acquire(&mut self, a: &Acquire) -> Result<Verdict, Refused> {
+        // The leader decided from the renewals that it had applied. An append of the old holder, or another
+        // claim, may stand in the log between its decision and this entry, and gave somebody a lease that
+        // is valid now (H1; model: `acquire_no_renewal_check`, `grant_not_renewal`).
+        if a.seen_renewals != self.renewals && !planted::on("h01_acquire_ignores_renewals") {
+            return Err(Refused::LeaseRenewed);
+        }
+        let Some(lineage) = self.lineage.clone() else {
+            return Err(Refused::NotBootstrapped);
+        };
+        let epoch = self.writer.as_ref().map_or(Epoch::FIRST, |w| w.epoch.next());
+        let previous = self.writer.replace(WriterState {
+            epoch,
+            holder: a.holder,
+            name: a.name.clone(),
+            lease: a.lease,
+            released: false,
+            renewed_wall: a.sent,
+        });
+        self.renewals += 1;
+        // A dead writer's unfinished group can never be finished: the new one begins at the tail (H3).
+        self.position.pending_end = self.position.tail;
+        self.position.pending_chain = self.position.tail_chain;
+        self.scanner = StreamScanner::with_db(self.position.db);
+        self.boundaries = VecDeque::from([(self.position.tail, self.position.tail_chain)]);
+        Ok(Verdict::Granted(Box::new(Granted {
+            epoch,
+            position: self.position,
+            lineage,
+            session: self.session.clone(),
+            previous,
+        })))
+    }
+
+    fn renew(&mut self, epoch: Epoch, holder: HolderId, sent: WallTime) -> Result<Verdict, Refused> {
+        let writer = self.current(epoch)?;
+        if writer.holder != holder {
+            return Err(Refused::Fenced {
+                asked: epoch,
+                current: epoch,
+                released: false,
+            });
+        }
+        self.renewed(sent);
+        Ok(Verdict::Done)
+    }
+
+    fn renewed(&mut self, sent: WallTime) {
+        self.renewals += 1;
+        if let Some(writer) = &mut self.writer {
+            writer.renewed_wall = writer.renewed_wall.max(sent);
+        }
+    }
+
+    fn release(&mut self, epoch: Epoch, holder: HolderId) -> Result<Verdict, Refused> {
+        let writer = self.current(epoch)?;
+        if writer.holder != holder {
+            return Err(Refused::Fenced {
+                asked: epoch,
+                current: epoch,
+                released: false,
+            });
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.released = true;
+        }
+        Ok(Verdict::Done)
+    }
+
+    fn record_session(&mut self, s: &Session) -> Result<Verdict, Refused> {
+        self.current(s.epoch)?;
+        if s.at != self.position.tail {
+            return Err(Refused::SessionNotAtTail {
+                at: s.at,
+                tail: self.position.tail,
+            });
+        }
+        self.session = Some(s.clone());
+        Ok(Verdict::Done)
+    }
+
+    fn record_lineage(&mut self, step: &LineageStep) -> Result<Verdict, Refused> {
+        let epoch = step
+            .epoch
+            .ok_or_else(|| Refused::Lineage("a lineage record names no epoch".into()))?;
+        self.current(epoch)?;
+        let tail = self.position.tail;
+        let Some(lineage) = &mut self.lineage else {
+            return Err(Refused::NotBootstrapped);
+        };
+        if lineage.last() == step {
+            return Ok(Verdict::Done);
+        }
+        lineage
+            .push(*step, tail)
+            .map_err(|e| Refused::Lineage(e.to_string()))?;
+        Ok(Verdict::Done)
+    }
+
+    fn append(&mut self, a: &AppendEntry) -> Result<Verdict, Refused> {
+        if planted::on("h02_retry_by_offset") && a.end() <= self.position.pending_end {
+            return Ok(Verdict::Duplicate {
+                end: a.end(),
+                tail: self.position.tail,
+            });
+        }
+        // The epoch comes before anything else: bytes of a dead writer may stand where others do now (H2).
+        self.current(a.epoch)?;
+        let found = payload_crc(&a.payload);
+        if found != a.payload_crc {
+            return Err(Refused::Checksum {
+                expected: a.payload_crc,
+                found,
+            });
+        }
+        self.check_replid(&a.replid)?;
+        let chain_end = a.chain.extend(&a.payload);
+        let here = a.start == self.position.pending_end && a.chain == self.position.pending_chain;
+        if !here && !planted::on("h01_admit_at_proposal") {
+            return self.retried(a, chain_end);
+        }
+        let (scanner, frame) = self.frame(&a.payload)?;
+        self.scanner = scanner;
+        self.position.pending_end = self.position.pending_end.advance(a.payload.len() as u64);
+        self.position.pending_chain = chain_end;
+        if frame.whole || planted::on("h03_serve_fragments") {
+            self.position.tail = self.position.pending_end;
+            self.position.tail_chain = chain_end;
+            self.position.db = self.scanner.db();
+        }
+        self.position.groups += u64::from(frame.groups);
+        self.boundaries.push_back((self.position.pending_end, chain_end));
+        if self.boundaries.len() > RETRY_BOUNDARIES {
+            self.boundaries.pop_front();
+        }
+        self.renewed(a.captured);
+        Ok(Verdict::Admitted {
+            end: self.position.pending_end,
+            tail: self.position.tail,
+            frame,
+        })
+    }
+
+    fn check_replid(&self, replid: &ReplId) -> Result<(), Refused> {
+        match &self.lineage {
+            Some(lineage) if lineage.last().replid == *replid => Ok(()),
+            Some(lineage) => Err(Refused::Lineage(format!(
+                "bytes under replid {replid} were appended where the lineage's last is {}",
+                lineage.last().replid
+            ))),
+            None => Err(Refused::NotBootstrapped),
+        }
+    }
+
+    /// A retry is the current epoch with both its ends, offset and chain, on boundaries of its admitted
+    /// entries. That proves that its bytes are those of the journal, whatever the cuts in between.
+    fn retried(&self, a: &AppendEntry, chain_end: Chain) -> Result<Verdict, Refused> {
+        let known = |end: (Offset, Chain)| self.boundaries.iter().any(|b| *b == end);
+        if !a.payload.is_empty() && known((a.start, a.chain)) && known((a.end(), chain_end)) {
+            return Ok(Verdict::Duplicate {
+                end: a.end(),
+                tail: self.position.tail,
+            });
+        }
+        Err(Refused::Mismatch {
+            start: a.start,
+            chain: a.chain,
+            at: Box::new(self.position),
+        })
+    }
+
+    /// An entry is whole groups, or a fragment of exactly one: then the tail is always the end of an entry.
+    fn frame(&self, payload: &[u8]) -> Result<(StreamScanner, Frame), Refused> {
+        if payload.is_empty() {
+            return Err(Refused::Framing("it is empty".into()));
+        }
+        let mut scanner = self.scanner.clone();
+        let at_group_start = scanner.at_boundary();
+        let (mut groups, mut last_end) = (0u32, 0);
+        let scanned = scanner.scan(payload, |group| {
+            groups += 1;
+            last_end = group.end;
+        });
+        scanned.map_err(|e| Refused::Framing(e.to_string()))?;
+        let whole = scanner.at_boundary();
+        let fits = if at_group_start {
+            whole || groups == 0
+        } else {
+            (whole && groups == 1) || (!whole && groups == 0)
+        };
+        if !fits || (whole && last_end != payload.len()) {
+            return Err(Refused::Framing(format!(
+                "{groups} groups end in its {} bytes, the last at {last_end}, and it begins {}",
+                payload.len(),
+                if at_group_start { "a group" } else { "inside one" }
+            )));
+        }
+        let first_txid = Txid::FIRST.advance(self.position.groups);
+        Ok((
+            scanner,
+            Frame {
+                groups,
+                first_txid,
+                db: self.position.db,
+                at_group_start,
+                whole,
+            },
+        ))
+    }
+}

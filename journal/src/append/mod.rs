@@ -1,0 +1,16 @@
+//! Admission: what of the log joins the journal.
+//!
+//! Decides, in log order and from nothing but the log, whether an entry is admitted, and what position, epoch,
+//! session and lineage follow. It promises that every node which has applied the same log decides the
+//! same. It must not know sockets, files, clocks, or who leads: the one decision that needs a clock,
+//! whether a lease may be given away, is [`lease`]'s, and is checked again here through the renewal that it saw.
+
+mod admission;
+mod command;
+mod index;
+mod lease;
+
+pub use admission::{Admission, Frame, Granted, Position, Refused, Session, Verdict, WriterState};
+pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis};
+pub use index::{EntryIndex, IndexEntry};
+pub use lease::{LeaseDecision, LeaseKeeper};

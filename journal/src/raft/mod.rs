@@ -1,0 +1,17 @@
+//! Consensus: openraft over the segments, and the journal's state machine over openraft.
+//!
+//! Decides nothing by itself: what is agreed on is openraft's, what is admitted is [`crate::append`]'s, what
+//! is on disk is [`crate::segment`]'s. It promises that an answer to a proposal was applied on this node, and that a
+//! confirmed position was confirmed by a quorum. Raft's terms and indexes end here.
+
+mod log_store;
+mod machine;
+mod network;
+mod node;
+mod service;
+mod types;
+
+pub use machine::{JournalState, Progress};
+pub use node::{Node, NodeConfig, NodeError, ProposeError, Proposed};
+pub use service::RaftService;
+pub use types::Peer;

@@ -1,0 +1,287 @@
+//! Raft's calls to peers. Every request names the cluster and both incarnations (H6).
+
+use super::types::{
+    LogId, Peer, TypeConfig, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire,
+    vote_to_wire,
+};
+use futures_util::stream::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::{AnyError, OptionalSend};
+use redoubt_env::Env;
+use redoubt_proto::v1;
+use redoubt_proto::v1::raft_client::RaftClient;
+use redoubt_types::limits::GRPC_MESSAGE_BYTES_MAX;
+use redoubt_types::{ClusterId, NodeId};
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+use tonic::transport::Channel;
+
+/// Makes connections to peers.
+pub(super) struct Network {
+    pub(super) env: Env,
+    pub(super) cluster: ClusterId,
+    pub(super) me: NodeId,
+}
+
+/// The connection to one peer.
+pub(super) struct Connection {
+    env: Env,
+    envelope: v1::RaftEnvelope,
+    client: RaftClient<Channel>,
+    me: u64,
+    target: u64,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Connection {
+        Connection {
+            env: self.env.clone(),
+            envelope: envelope(self.cluster, self.me, target),
+            client: raft_client(&self.env, &node.address),
+            me: self.me.get(),
+            target,
+        }
+    }
+}
+
+pub(super) fn envelope(cluster: ClusterId, from: NodeId, to: u64) -> v1::RaftEnvelope {
+    v1::RaftEnvelope {
+        cluster_id: cluster.to_string(),
+        from_node: from.get(),
+        to_node: to,
+    }
+}
+
+pub(super) fn raft_client(env: &Env, address: &str) -> RaftClient<Channel> {
+    RaftClient::new(crate::server::channel(env, address))
+        .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+}
+
+fn unreachable(status: tonic::Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        tonic::Code::Unavailable => RPCError::Unreachable(Unreachable::new(&status)),
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+fn malformed(what: &str) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&AnyError::error(format!(
+        "a peer's answer is malformed: {what}"
+    ))))
+}
+
+fn refused(message: String) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(message)))
+}
+
+fn append_to_wire(
+    envelope: &v1::RaftEnvelope,
+    rpc: &AppendEntriesRequest<TypeConfig>,
+) -> v1::RaftAppendRequest {
+    v1::RaftAppendRequest {
+        envelope: Some(envelope.clone()),
+        vote: Some(vote_to_wire(&rpc.vote)),
+        previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),
+        entries: rpc.entries.iter().map(entry_to_wire).collect(),
+        committed: rpc.leader_commit.as_ref().map(log_id_to_wire),
+    }
+}
+
+fn append_from_wire(
+    r: v1::RaftAppendResponse,
+) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+    use v1::raft_append_response::Kind;
+    Ok(match r.kind() {
+        Kind::Success => AppendEntriesResponse::Success,
+        Kind::Partial => AppendEntriesResponse::PartialSuccess(r.matching.as_ref().map(log_id_from_wire)),
+        Kind::Conflict => AppendEntriesResponse::Conflict,
+        Kind::HigherVote => match &r.vote {
+            Some(vote) => AppendEntriesResponse::HigherVote(vote_from_wire(vote)),
+            None => return Err(malformed("a higher vote is missing")),
+        },
+        Kind::Refused => return Err(refused(r.message)),
+        Kind::Unspecified => return Err(malformed("it has no kind")),
+    })
+}
+
+fn stream_result(r: v1::RaftAppendResponse) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    use v1::raft_append_response::Kind;
+    let matching = r.matching.as_ref().map(log_id_from_wire);
+    Ok(match r.kind() {
+        Kind::Success | Kind::Partial => Ok(matching),
+        Kind::Conflict => match matching {
+            Some(id) => Err(StreamAppendError::Conflict(id)),
+            None => return Err(malformed("a conflict names no log id")),
+        },
+        Kind::HigherVote => match &r.vote {
+            Some(vote) => Err(StreamAppendError::HigherVote(vote_from_wire(vote))),
+            None => return Err(malformed("a higher vote is missing")),
+        },
+        Kind::Refused => return Err(refused(r.message)),
+        Kind::Unspecified => return Err(malformed("it has no kind")),
+    })
+}
+
+impl Connection {
+    async fn deadline<T>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RPCError<TypeConfig>> {
+        match self.env.timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(unreachable(status)),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.me,
+                target: self.target,
+                timeout: limit,
+            })),
+        }
+    }
+
+    fn vote_request(&self, rpc: &VoteRequest<TypeConfig>) -> v1::RaftVoteRequest {
+        v1::RaftVoteRequest {
+            envelope: Some(self.envelope.clone()),
+            vote: Some(vote_to_wire(&rpc.vote)),
+            last: rpc.last_log_id.as_ref().map(log_id_to_wire),
+            leadership_transfer: rpc.leadership_transfer,
+        }
+    }
+}
+
+fn vote_response(r: v1::RaftVoteResponse) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    if let Some(why) = r.refused {
+        return Err(refused(why));
+    }
+    let vote: Vote = r
+        .vote
+        .as_ref()
+        .map(vote_from_wire)
+        .ok_or_else(|| malformed("a vote is missing"))?;
+    let last: Option<LogId> = r.last.as_ref().map(log_id_from_wire);
+    Ok(VoteResponse::new(vote, last, r.granted))
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = ();
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = futures_util::stream::iter([append_to_wire(&self.envelope, &rpc)]);
+        let mut client = self.client.clone();
+        let call = async {
+            let mut answers = client.append_entries(request).await?.into_inner();
+            let answer = answers.message().await?;
+            answer
+                .map(tonic::Response::new)
+                .ok_or_else(|| tonic::Status::unavailable("the stream ended"))
+        };
+        append_from_wire(
+            self.deadline(RPCTypes::AppendEntries, option.hard_ttl(), call)
+                .await?,
+        )
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let envelope = self.envelope.clone();
+            let requests = input.map(move |rpc| append_to_wire(&envelope, &rpc));
+            let mut client = self.client.clone();
+            let call = client.append_entries(requests);
+            let answers = self
+                .deadline(RPCTypes::AppendEntries, option.hard_ttl(), call)
+                .await?;
+            let results = answers.map(|answer| match answer {
+                Ok(answer) => stream_result(answer),
+                Err(status) => Err(unreachable(status)),
+            });
+            Ok(Box::pin(results) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.vote(self.vote_request(&rpc));
+        vote_response(self.deadline(RPCTypes::Vote, option.hard_ttl(), call).await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client.clone();
+        let call = client.pre_vote(self.vote_request(&rpc));
+        vote_response(self.deadline(RPCTypes::Vote, option.hard_ttl(), call).await?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: SnapshotOf<TypeConfig, ()>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let why = io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the log is kept whole, there are no snapshots",
+        );
+        Err(StreamingError::Unreachable(Unreachable::new(&why)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = v1::RaftTransferRequest {
+            envelope: Some(self.envelope.clone()),
+            from_leader: Some(vote_to_wire(req.from_leader())),
+            to: *req.to_node_id(),
+            last: req.last_log_id().map(log_id_to_wire),
+        };
+        let mut client = self.client.clone();
+        let call = client.transfer_leader(request);
+        match self
+            .deadline(RPCTypes::TransferLeader, option.hard_ttl(), call)
+            .await?
+            .refused
+        {
+            None => Ok(Ok(())),
+            Some(why) => Err(refused(why)),
+        }
+    }
+}

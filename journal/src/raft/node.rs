@@ -1,0 +1,553 @@
+//! One node: its storage, its identity, and Raft once it belongs to a cluster.
+
+use super::log_store::LogStore;
+use super::machine::{JournalState, Machine, Progress};
+use super::network::{Network, envelope, raft_client};
+use super::types::{Data, LogId, Peer, TypeConfig, log_id_from_wire};
+use crate::append::{Command, Genesis, Verdict};
+use crate::segment::{
+    ClusterMembershipSeed, Identity, LogRecord, OpenError, Options, ReadError, Recovered, SledMetadata,
+    Storage,
+};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use redoubt_env::{Env, Task};
+use redoubt_proto::v1;
+use redoubt_types::NodeId;
+use redoubt_types::limits::{
+    ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HEARTBEAT_INTERVAL, RAFT_BATCH_BYTES_MAX, RPC_DEADLINE,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+type Raft = openraft::Raft<TypeConfig, Machine>;
+
+/// How often a node looks whether the journal's first entry is still to be proposed.
+const GENESIS_EVERY: Duration = Duration::from_millis(100);
+/// Log entries in one AppendEntries at most; bytes are bounded by what the log reader returns.
+const RAFT_BATCH_ENTRIES_MAX: u64 = 512;
+
+/// What a node is told at start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its label.
+    pub name: String,
+    /// Where peers and clients reach it, `host:port`.
+    pub address: String,
+    /// Its data directory.
+    pub dir: PathBuf,
+    /// How it stores.
+    pub storage: Options,
+}
+
+/// Why a node could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The rebuildable metadata can't be opened.
+    #[error(
+        "the metadata in {dir} can't be opened: {source}. It can be rebuilt: remove that directory and start again"
+    )]
+    Metadata {
+        /// Its directory.
+        dir: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// Storage failed: final for this process.
+    #[error("storage failed, nothing is written any more: {0}")]
+    Storage(String),
+    /// Raft stopped.
+    #[error("Raft stopped: {0}")]
+    Raft(String),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The server ended by an error.
+    #[error("the gRPC server ended: {0}")]
+    Server(String),
+}
+
+/// Why a proposal was not applied here. Whether it is applied elsewhere is unknown for all but `NotLeader`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// The node has no cluster yet.
+    #[error("the node belongs to no cluster yet: bootstrap it")]
+    NotBootstrapped,
+    /// Another node leads, or none does.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// `host:port` of the leader, if known.
+        leader: Option<String>,
+    },
+    /// No quorum, or the leader has not caught up with its own term yet.
+    #[error("not now: {0}")]
+    NotReady(String),
+}
+
+/// A proposal on its way; resolves when it was applied on this node.
+pub struct Proposed(oneshot::Receiver<ClientWriteResult<TypeConfig>>);
+
+impl Proposed {
+    /// Waits for the verdict.
+    ///
+    /// # Errors
+    /// When the entry may or may not be applied elsewhere.
+    pub async fn verdict(self) -> Result<Verdict, ProposeError> {
+        match self.0.await {
+            Ok(Ok(response)) => Ok(response.data),
+            Ok(Err(ClientWriteError::ForwardToLeader(f))) => Err(forward(&f)),
+            Ok(Err(e)) => Err(ProposeError::NotReady(e.to_string())),
+            Err(_) => Err(ProposeError::NotReady("Raft dropped the proposal".into())),
+        }
+    }
+}
+
+fn forward(f: &ForwardToLeader<TypeConfig>) -> ProposeError {
+    match &f.leader_node {
+        Some(peer) => ProposeError::NotLeader {
+            leader: Some(peer.address.clone()),
+        },
+        None => ProposeError::NotReady(f.to_string()),
+    }
+}
+
+/// A node of the journal.
+pub struct Node {
+    env: Env,
+    config: NodeConfig,
+    storage: Storage,
+    recovered: Recovered,
+    identity: Mutex<Identity>,
+    machine: Machine,
+    raft: watch::Sender<Option<Raft>>,
+    bootstrapping: tokio::sync::Mutex<()>,
+    genesis: Mutex<Option<Task<()>>>,
+}
+
+impl Node {
+    /// Opens the data directory, and starts Raft if the node belongs to a cluster.
+    ///
+    /// # Errors
+    /// When the directory is locked, damaged below what is known durable, or of an unknown format.
+    pub async fn open(env: Env, config: NodeConfig) -> Result<Arc<Node>, NodeError> {
+        let dir = config.dir.join("metadata");
+        let metadata = SledMetadata::open(&dir).map_err(|source| NodeError::Metadata { dir, source })?;
+        let options = config.storage;
+        let (storage, recovered) =
+            Storage::open(&env, &config.dir, &config.name, options, Arc::new(metadata))?;
+        if recovered.truncated_bytes > 0 {
+            tracing::warn!(
+                bytes = recovered.truncated_bytes,
+                "cut what a crash left unfinished at the log's end"
+            );
+        }
+        let node = Arc::new(Node {
+            machine: Machine::new(env.clone()),
+            identity: Mutex::new(recovered.identity.clone()),
+            raft: watch::Sender::new(None),
+            bootstrapping: tokio::sync::Mutex::new(()),
+            genesis: Mutex::new(None),
+            env,
+            config,
+            storage,
+            recovered,
+        });
+        let seed = node.identity().cluster.clone();
+        if let Some(seed) = seed {
+            node.start_raft(&seed).await?;
+        }
+        Ok(node)
+    }
+
+    /// What the node is told at start.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// The environment.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Its identity.
+    pub fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The journal's state on this node. Never held across an await.
+    pub fn state(&self) -> MutexGuard<'_, JournalState> {
+        self.machine.state()
+    }
+
+    /// Tells of every change of the tail or the lineage on this node.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.machine.progress()
+    }
+
+    /// Log records from `start` to before `end`, as many as fit into `max_bytes`, at least one.
+    ///
+    /// # Errors
+    /// When a record is damaged on this node's disk, or can't be read.
+    pub async fn records(&self, start: u64, end: u64, max_bytes: u64) -> Result<Vec<LogRecord>, ReadError> {
+        self.storage.read(start, end, max_bytes).await
+    }
+
+    /// Waits until the node can't go on; it must end then.
+    pub async fn failed(&self) -> NodeError {
+        let mut storage = self.storage.failed();
+        let mut raft = self.raft.subscribe();
+        let stopped = async {
+            let Ok(Some(raft)) = raft.wait_for(Option::is_some).await.map(|r| r.clone()) else {
+                return std::future::pending().await;
+            };
+            let mut metrics = raft.metrics();
+            loop {
+                if let Err(fatal) = &metrics.borrow_watched().running_state {
+                    return NodeError::Raft(fatal.to_string());
+                }
+                if metrics.changed().await.is_err() {
+                    return NodeError::Raft("its metrics ended".into());
+                }
+            }
+        };
+        tokio::select! {
+            biased; // a failed disk is the cause when Raft stopped because of it
+            failure = storage.wait_for(Option::is_some) => {
+                NodeError::Storage(failure.ok().and_then(|f| f.as_ref().map(ToString::to_string)).unwrap_or_default())
+            }
+            error = stopped => error,
+        }
+    }
+
+    /// Ends Raft, then the storage: its directory can be opened again afterwards.
+    pub async fn shutdown(&self) {
+        let raft = self.raft.borrow().clone();
+        if let Some(raft) = raft
+            && raft.shutdown().await.is_err()
+        {
+            tracing::warn!("Raft did not end in order");
+        }
+        let (tx, closed) = oneshot::channel();
+        self.storage.close(Box::new(move |result| drop(tx.send(result))));
+        if let Ok(Err(e)) = closed.await {
+            tracing::warn!("the storage did not end in order: {e}");
+        }
+    }
+
+    /// Makes this node a voter of a new cluster. The seed is durable before Raft starts and may vote; repeating
+    /// it with the same content is the success that it was.
+    ///
+    /// # Errors
+    /// A sentence for people, when the seed is not for this node or the node belongs to another cluster.
+    pub async fn bootstrap(&self, seed: ClusterMembershipSeed) -> Result<(), String> {
+        let _one_at_a_time = self.bootstrapping.lock().await;
+        let mut identity = self.identity().clone();
+        match &identity.cluster {
+            Some(old) if *old == seed => return Ok(()),
+            Some(old) => {
+                return Err(format!(
+                    "{} belongs to cluster {} already",
+                    self.config.name, old.cluster
+                ));
+            }
+            None => {}
+        }
+        if !seed
+            .members
+            .iter()
+            .any(|m| m.node == identity.node && m.name == identity.name)
+        {
+            return Err(format!(
+                "the membership does not list this node: {} with id {}",
+                identity.name, identity.node
+            ));
+        }
+        identity.cluster = Some(seed.clone());
+        let (tx, rx) = oneshot::channel();
+        self.storage
+            .save_identity(identity.clone(), Box::new(move |result| drop(tx.send(result))));
+        rx.await
+            .map_err(|_| "the storage thread has ended".to_owned())?
+            .map_err(|e| e.to_string())?;
+        *self.identity() = identity;
+        self.start_raft(&seed).await.map_err(|e| e.to_string())
+    }
+
+    async fn start_raft(&self, seed: &ClusterMembershipSeed) -> Result<(), NodeError> {
+        let fatal = |e: &dyn std::fmt::Display| NodeError::Raft(e.to_string());
+        let me = self.identity().node;
+        let network = Network {
+            env: self.env.clone(),
+            cluster: seed.cluster,
+            me,
+        };
+        let store = LogStore::new(self.storage.clone(), &self.recovered);
+        let config = Arc::new(raft_config(&seed.cluster.to_string()).map_err(|e| fatal(&e))?);
+        let raft = Raft::new(me.get(), config, network, store, self.machine.clone())
+            .await
+            .map_err(|e| fatal(&e))?;
+        // The same first membership on every node; a node whose log has begun refuses it, and is right.
+        let members: BTreeMap<u64, Peer> = seed
+            .members
+            .iter()
+            .map(|m| {
+                (
+                    m.node.get(),
+                    Peer {
+                        name: m.name.clone(),
+                        address: m.address.clone(),
+                    },
+                )
+            })
+            .collect();
+        match raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(e) => return Err(fatal(&e)),
+        }
+        let genesis = Command::Genesis(Genesis {
+            cluster: seed.cluster,
+            replid: seed.replid,
+        });
+        let keeper = propose_genesis(self.env.clone(), raft.clone(), self.machine.clone(), genesis);
+        *self.genesis.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.env.spawn(keeper));
+        self.raft.send_replace(Some(raft));
+        Ok(())
+    }
+
+    fn raft(&self) -> Result<Raft, ProposeError> {
+        self.raft.borrow().clone().ok_or(ProposeError::NotBootstrapped)
+    }
+
+    /// Raft, if a peer's request was meant for this incarnation of this cluster.
+    pub(super) fn meant_for_us(&self, envelope: Option<&v1::RaftEnvelope>) -> Result<Raft, String> {
+        let envelope = envelope.ok_or("field `envelope` is missing")?;
+        {
+            let identity = self.identity();
+            let cluster = identity
+                .cluster
+                .as_ref()
+                .map(|c| c.cluster.to_string())
+                .unwrap_or_default();
+            if envelope.cluster_id != cluster && !redoubt_env::planted::on("h06_any_incarnation") {
+                return Err(format!(
+                    "meant for cluster {}, this node is of {cluster:?}",
+                    envelope.cluster_id
+                ));
+            }
+            if envelope.to_node != identity.node.get() && !redoubt_env::planted::on("h06_any_incarnation") {
+                return Err(format!(
+                    "meant for incarnation {:016x}, this is {}",
+                    envelope.to_node, identity.node
+                ));
+            }
+        }
+        self.raft().map_err(|e| e.to_string())
+    }
+
+    /// `host:port` of the leader, if this node knows of one.
+    pub fn leader(&self) -> Option<String> {
+        let raft = self.raft().ok()?;
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .map(|p| p.address.clone())
+    }
+
+    /// `leader`, `follower`, `candidate`, `learner`, or `not bootstrapped`.
+    pub fn role(&self) -> &'static str {
+        let Ok(raft) = self.raft() else {
+            return "not bootstrapped";
+        };
+        match raft.metrics().borrow_watched().state {
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopped",
+        }
+    }
+
+    /// The members, by node id.
+    pub fn members(&self) -> Vec<(NodeId, Peer)> {
+        let Ok(raft) = self.raft() else { return Vec::new() };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes
+            .filter_map(|(id, peer)| Some((NodeId::new(*id)?, peer.clone())))
+            .collect()
+    }
+
+    /// Whether this node leads and has applied an entry of its own term: only then does its state hold all
+    /// that an earlier leader acknowledged, and may decide about a proposal (H1).
+    fn leading(&self) -> Result<Raft, ProposeError> {
+        let raft = self.raft()?;
+        let term = {
+            let leader = raft.as_leader().map_err(|f| forward(&f))?;
+            leader.term()
+        };
+        if self.state().applied_term() != Some(term)
+            && !redoubt_env::planted::on("h01_leader_before_its_term")
+        {
+            return Err(ProposeError::NotReady(
+                "the leader has not applied an entry of its own term yet".into(),
+            ));
+        }
+        Ok(raft)
+    }
+
+    /// Proposes a command. Proposals made one after the other reach the log in that order, or not at all.
+    ///
+    /// # Errors
+    /// When this node may not propose; nothing was proposed then.
+    pub async fn propose(&self, command: &Command) -> Result<Proposed, ProposeError> {
+        let raft = self.leading()?;
+        let (responder, verdict) = ProgressResponder::complete_only();
+        let enqueued = raft
+            .client_write_ff(Data(command.encode()), Some(responder))
+            .await;
+        enqueued.map_err(|fatal| ProposeError::NotReady(fatal.to_string()))?;
+        Ok(Proposed(verdict))
+    }
+
+    /// Proposes a command that is decided by `decide` from the state that it will be proposed against, and
+    /// waits for its verdict.
+    ///
+    /// # Errors
+    /// `Ok(Err(_))` is `decide`'s own refusal; `Err(_)` as for [`Node::propose`] and [`Proposed::verdict`].
+    pub async fn propose_if<R>(
+        &self,
+        decide: impl FnOnce(&JournalState) -> Result<Command, R>,
+    ) -> Result<Result<Verdict, R>, ProposeError> {
+        self.leading()?;
+        let command = match decide(&self.state()) {
+            Ok(command) => command,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let proposed = self.propose(&command).await?;
+        let verdict = self.env.timeout(RPC_DEADLINE, proposed.verdict()).await;
+        verdict
+            .map_err(|e| ProposeError::NotReady(e.to_string()))?
+            .map(Ok)
+    }
+
+    /// Asks a quorum, through the leader, and waits until this node has applied all that was acknowledged
+    /// before the question.
+    ///
+    /// # Errors
+    /// When no quorum vouches within [`RPC_DEADLINE`].
+    pub async fn confirm(&self) -> Result<(), ProposeError> {
+        let asked = self.env.timeout(RPC_DEADLINE, async {
+            let read = if self.raft()?.is_leader() {
+                self.read_index_as_leader().await
+            } else {
+                self.read_index_of_leader().await
+            }?;
+            let mut progress = self.progress();
+            let caught_up = progress.wait_for(|p| p.applied_end > read.index).await;
+            caught_up
+                .map(drop)
+                .map_err(|_| ProposeError::NotReady("the node ends".into()))
+        });
+        asked
+            .await
+            .map_err(|e| ProposeError::NotReady(format!("no quorum answered: {e}")))?
+    }
+
+    pub(super) async fn read_index_as_leader(&self) -> Result<LogId, ProposeError> {
+        let raft = self.raft()?;
+        let (read, _) =
+            raft.get_read_log_id(ReadPolicy::ReadIndex)
+                .await
+                .map_err(|e| match e.forward_to_leader() {
+                    Some(f) => forward(f),
+                    None => ProposeError::NotReady(e.to_string()),
+                })?;
+        Ok(*read.log_id())
+    }
+
+    async fn read_index_of_leader(&self) -> Result<LogId, ProposeError> {
+        let raft = self.raft()?;
+        let (leader, address) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let no_leader = || ProposeError::NotReady("no leader is known".into());
+            let id = metrics.current_leader.ok_or_else(no_leader)?;
+            let peer = metrics
+                .membership_config
+                .membership()
+                .get_node(&id)
+                .ok_or_else(no_leader)?;
+            (id, peer.address.clone())
+        };
+        let envelope = {
+            let identity = self.identity();
+            let seed = identity.cluster.as_ref().ok_or(ProposeError::NotBootstrapped)?;
+            envelope(seed.cluster, identity.node, leader)
+        };
+        let request = v1::RaftReadIndexRequest {
+            envelope: Some(envelope),
+        };
+        let answer = raft_client(&self.env, &address).read_index(request).await;
+        let answer = answer
+            .map_err(|e| ProposeError::NotReady(e.to_string()))?
+            .into_inner();
+        match (answer.read, answer.refused) {
+            (Some(read), None) => Ok(log_id_from_wire(&read)),
+            (_, why) => Err(ProposeError::NotReady(
+                why.unwrap_or_else(|| "the leader's answer is empty".into()),
+            )),
+        }
+    }
+}
+
+/// Proposes the journal's first entry whenever this node leads, until one is applied.
+async fn propose_genesis(env: Env, raft: Raft, machine: Machine, genesis: Command) {
+    while machine.state().admission.lineage().is_none() {
+        if raft.is_leader()
+            && let Err(e) = raft.client_write(Data(genesis.encode())).await
+        {
+            tracing::debug!("the first entry was not written yet: {e}");
+        }
+        env.sleep(GENESIS_EVERY).await;
+    }
+}
+
+fn raft_config(cluster: &str) -> Result<Config, openraft::ConfigError> {
+    let ms = |d: Duration| d.as_millis() as u64;
+    Config {
+        cluster_name: cluster.to_owned(),
+        heartbeat_interval: ms(HEARTBEAT_INTERVAL),
+        election_timeout_min: ms(ELECTION_TIMEOUT_MIN),
+        election_timeout_max: ms(ELECTION_TIMEOUT_MAX),
+        max_payload_entries: RAFT_BATCH_ENTRIES_MAX,
+        max_append_entries: Some(RAFT_BATCH_ENTRIES_MAX),
+        // A node that was cut off must not raise the term when it comes back.
+        enable_pre_vote: Some(true),
+        // The log is the journal: nothing of it goes before a base covers it.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..Config::default()
+    }
+    .validate()
+}
+
+const _: () = assert!(RAFT_BATCH_BYTES_MAX <= redoubt_types::limits::GRPC_MESSAGE_BYTES_MAX / 2);

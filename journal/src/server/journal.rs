@@ -1,0 +1,457 @@
+//! `redoubt.v1.Journal`: what writers and readers ask of a node.
+
+use super::answer::{self, invalid, not_proposed, refusal, refused, tail_refused};
+use super::replicas::ReplicaBoard;
+use crate::append::{Acquire, AppendEntry, Command, LeaseDecision, Session, Verdict};
+use crate::raft::{JournalState, Node, ProposeError, Proposed};
+use crate::tail::{Cursor, TailEvent};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use redoubt_proto::v1::journal_server::Journal;
+use redoubt_proto::{
+    InvalidField, epoch, holder, lineage_step, lineage_step_from, lineage_to, replid, run_id, v1,
+};
+use redoubt_types::limits::{APPEND_WINDOW_ENTRIES, ENTRY_PAYLOAD_BYTES_ACCEPTED};
+use redoubt_types::{Chain, HolderId, Offset, WallTime};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+use v1::Reason;
+
+/// Leases longer than this are refused: a dead writer would hold everybody up for as long.
+const LEASE_MAX: Duration = Duration::from_secs(600);
+/// Leases shorter than this are refused: no holder could keep one over a network.
+const LEASE_MIN: Duration = Duration::from_millis(100);
+/// A holder's name, bytes at most.
+const NAME_BYTES_MAX: usize = 128;
+/// The one journal there is.
+const JOURNAL: &str = "default";
+
+pub(super) struct JournalService {
+    node: Arc<Node>,
+    board: Arc<ReplicaBoard>,
+}
+
+/// What this node knows of the journal, once it has begun.
+pub(super) fn describe(node: &Node, confirmed: bool) -> Option<v1::Description> {
+    let leader = node.leader();
+    let leads = node.role() == "leader";
+    let (node_name, node_id) = {
+        let identity = node.identity();
+        (identity.name.clone(), identity.node.get())
+    };
+    let state = node.state();
+    let (cluster, lineage) = (state.admission.cluster()?, state.admission.lineage()?);
+    let writer = state.admission.writer();
+    let remaining = writer
+        .filter(|_| leads)
+        .map(|w| state.lease.remaining(w, node.env().now()));
+    Some(v1::Description {
+        cluster_id: cluster.to_string(),
+        node_name,
+        node_id,
+        position: Some(answer::position(&state.admission.position())),
+        confirmed,
+        lineage: lineage_to(lineage),
+        writer: Some(answer::writer(writer, state.admission.session(), remaining)),
+        leader,
+        beginning: Offset::ZERO.get(),
+    })
+}
+
+impl JournalService {
+    pub(super) fn new(node: Arc<Node>, board: Arc<ReplicaBoard>) -> Self {
+        JournalService { node, board }
+    }
+
+    /// Refuses what was meant for another cluster or journal.
+    fn check(&self, cluster: &str, journal: &str) -> Result<(), v1::Refusal> {
+        check(&self.node, cluster, journal)
+    }
+
+    async fn acquire(&self, r: &v1::AcquireWriterRequest) -> Result<v1::Grant, v1::Refusal> {
+        self.check(&r.cluster_id, &r.journal)?;
+        let asking = holder("holder", r.holder).map_err(invalid)?;
+        let lease = Duration::from_millis(r.lease_ms);
+        if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+            let why = format!("must be {LEASE_MIN:?} to {LEASE_MAX:?}, not {lease:?}");
+            return Err(invalid(InvalidField::new("lease_ms", why)));
+        }
+        if r.holder_name.len() > NAME_BYTES_MAX {
+            return Err(invalid(InvalidField::new(
+                "holder_name",
+                format!("is longer than {NAME_BYTES_MAX} bytes"),
+            )));
+        }
+        let claim = |state: &JournalState| self.claim(state, asking, r, lease);
+        match self.node.propose_if(claim).await.map_err(not_proposed)?? {
+            Verdict::Granted(g) => Ok(v1::Grant {
+                epoch: g.epoch.get(),
+                position: Some(answer::position(&g.position)),
+                lineage: lineage_to(&g.lineage),
+                session: g.session.as_ref().map(answer::session),
+                previous_wall_ms: g.previous.as_ref().map_or(0, |w| w.renewed_wall.ms()),
+                previous_lease_ms: g.previous.as_ref().map_or(0, |w| w.lease.as_millis() as u64),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn claim(
+        &self,
+        state: &JournalState,
+        asking: HolderId,
+        r: &v1::AcquireWriterRequest,
+        lease: Duration,
+    ) -> Result<Command, v1::Refusal> {
+        let writer = state.admission.writer();
+        match state.lease.decide(writer, asking, self.node.env().now()) {
+            LeaseDecision::Free { seen_renewals } => Ok(Command::Acquire(Acquire {
+                holder: asking,
+                name: r.holder_name.clone(),
+                lease,
+                seen_renewals,
+                sent: WallTime::from_ms(r.sent_wall_ms),
+            })),
+            LeaseDecision::Held { remaining } => {
+                let name = writer.map(|w| w.name.as_str()).unwrap_or_default();
+                let message = format!("{name:?} holds the lease for another {remaining:?}");
+                let retry_after_ms = Some(remaining.as_millis() as u64 + 1);
+                Err(v1::Refusal {
+                    retry_after_ms,
+                    ..refusal(Reason::LeaseHeld, message)
+                })
+            }
+        }
+    }
+
+    /// Proposes a command whose verdict is done or refused.
+    async fn done(
+        &self,
+        cluster: &str,
+        journal: &str,
+        command: Result<Command, InvalidField>,
+    ) -> Option<v1::Refusal> {
+        let result = async {
+            self.check(cluster, journal)?;
+            let command = command.map_err(invalid)?;
+            match self
+                .node
+                .propose_if(|_| Ok::<_, v1::Refusal>(command))
+                .await
+                .map_err(not_proposed)??
+            {
+                Verdict::Done => Ok(()),
+                other => Err(unexpected(&other)),
+            }
+        };
+        result.await.err()
+    }
+}
+
+fn check(node: &Node, cluster: &str, journal: &str) -> Result<(), v1::Refusal> {
+    if journal != JOURNAL {
+        return Err(refusal(
+            Reason::UnknownJournal,
+            format!("there is no journal {journal:?}, only {JOURNAL:?}"),
+        ));
+    }
+    let ours = node.identity().cluster.as_ref().map(|c| c.cluster.to_string());
+    match ours {
+        None => Err(not_proposed(ProposeError::NotBootstrapped)),
+        Some(ours) if !cluster.is_empty() && cluster != ours => {
+            let message = format!("the request is for cluster {cluster:?}, this node is of {ours}");
+            Err(refusal(Reason::WrongCluster, message))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn unexpected(verdict: &Verdict) -> v1::Refusal {
+    match verdict {
+        Verdict::Refused(r) => refused(r),
+        other => refusal(Reason::NotReady, format!("the log answered {other:?}")),
+    }
+}
+
+fn session_of(s: Option<&v1::Session>) -> Result<Command, InvalidField> {
+    let s = s.ok_or_else(|| InvalidField::new("session", "is missing"))?;
+    Ok(Command::Session(Session {
+        epoch: epoch("session.epoch", s.epoch)?,
+        run_id: run_id("session.run_id", &s.run_id)?,
+        at: Offset::new(s.at),
+        server: s.server.clone(),
+    }))
+}
+
+fn lineage_of(step: Option<&v1::LineageStep>) -> Result<Command, InvalidField> {
+    let step = step.ok_or_else(|| InvalidField::new("step", "is missing"))?;
+    Ok(Command::Lineage(lineage_step_from(step)?))
+}
+
+fn entry_of(e: Option<v1::Entry>) -> Result<AppendEntry, InvalidField> {
+    let e = e.ok_or_else(|| InvalidField::new("entry", "is missing"))?;
+    if e.payload.len() > ENTRY_PAYLOAD_BYTES_ACCEPTED {
+        let why = format!(
+            "holds {} bytes, at most {ENTRY_PAYLOAD_BYTES_ACCEPTED} are taken",
+            e.payload.len()
+        );
+        return Err(InvalidField::new("entry.payload", why));
+    }
+    if e.start.checked_add(e.payload.len() as u64).is_none() {
+        return Err(InvalidField::new("entry.start", "ends beyond 2^64"));
+    }
+    Ok(AppendEntry {
+        epoch: epoch("entry.epoch", e.epoch)?,
+        replid: replid("entry.replid", &e.replid)?,
+        start: Offset::new(e.start),
+        chain: Chain::from_u64(e.chain),
+        payload_crc: e.payload_crc,
+        captured: WallTime::from_ms(e.captured_wall_ms),
+        payload: e.payload,
+    })
+}
+
+fn entry_to(a: AppendEntry) -> v1::Entry {
+    v1::Entry {
+        epoch: a.epoch.get(),
+        replid: a.replid.to_string(),
+        start: a.start.get(),
+        chain: a.chain.get(),
+        payload: a.payload,
+        payload_crc: a.payload_crc,
+        captured_wall_ms: a.captured.ms(),
+    }
+}
+
+/// Proposes one append; the proposal's place in the log is settled when this returns.
+async fn propose(node: &Node, request: v1::AppendRequest) -> Result<Proposed, v1::Refusal> {
+    check(node, &request.cluster_id, &request.journal)?;
+    let entry = entry_of(request.entry).map_err(invalid)?;
+    node.propose(&Command::Append(entry)).await.map_err(not_proposed)
+}
+
+async fn answered(request_id: u64, proposed: Result<Proposed, v1::Refusal>) -> v1::AppendResponse {
+    use v1::append_response::Outcome;
+    let verdict = match proposed {
+        Ok(proposed) => proposed.verdict().await.map_err(not_proposed),
+        Err(refused) => Err(refused),
+    };
+    let admitted = |end: Offset, tail: Offset, duplicate| {
+        Outcome::Admitted(v1::Admitted {
+            end: end.get(),
+            duplicate,
+            tail: tail.get(),
+        })
+    };
+    let outcome = match verdict {
+        Ok(Verdict::Admitted { end, tail, .. }) => admitted(end, tail, false),
+        Ok(Verdict::Duplicate { end, tail }) => admitted(end, tail, true),
+        Ok(other) => Outcome::Refused(unexpected(&other)),
+        Err(refused) => Outcome::Refused(refused),
+    };
+    v1::AppendResponse {
+        request_id,
+        outcome: Some(outcome),
+    }
+}
+
+/// `None` ends the stream.
+fn tail_response(event: TailEvent) -> Option<v1::TailResponse> {
+    use v1::tail_response::Event;
+    let event = match event {
+        TailEvent::Entry(index, entry) => Event::Entry(v1::TailEntry {
+            entry: Some(entry_to(entry)),
+            first_txid: index.first_txid.get(),
+            groups: index.groups,
+            db: index.db.get(),
+            at_group_start: index.at_group_start,
+        }),
+        TailEvent::Lineage(step) => Event::Lineage(lineage_step(&step)),
+        TailEvent::Mark(tail, chain) => Event::Mark(v1::TailMark {
+            tail: tail.get(),
+            tail_chain: chain.get(),
+        }),
+        TailEvent::End => return None,
+    };
+    Some(v1::TailResponse { event: Some(event) })
+}
+
+fn refusal_event(refused: v1::Refusal) -> Result<v1::TailResponse, Status> {
+    Ok(v1::TailResponse {
+        event: Some(v1::tail_response::Event::Refused(refused)),
+    })
+}
+
+#[tonic::async_trait]
+impl Journal for JournalService {
+    type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+    type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
+
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeResponse>, Status> {
+        use v1::describe_response::Outcome;
+        let request = request.into_inner();
+        let outcome = match self.check(&request.cluster_id, &request.journal) {
+            Err(refused) => Outcome::Refused(refused),
+            Ok(()) => {
+                let confirmed = request.confirm && self.node.confirm().await.is_ok();
+                match describe(&self.node, confirmed) {
+                    Some(description) => Outcome::Description(description),
+                    None => Outcome::Refused(refusal(
+                        Reason::NotReady,
+                        "the journal has not begun on this node",
+                    )),
+                }
+            }
+        };
+        Ok(Response::new(v1::DescribeResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn acquire_writer(
+        &self,
+        request: Request<v1::AcquireWriterRequest>,
+    ) -> Result<Response<v1::AcquireWriterResponse>, Status> {
+        use v1::acquire_writer_response::Outcome;
+        let outcome = match self.acquire(&request.into_inner()).await {
+            Ok(grant) => Outcome::Grant(grant),
+            Err(refused) => Outcome::Refused(refused),
+        };
+        Ok(Response::new(v1::AcquireWriterResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn renew_writer(
+        &self,
+        request: Request<v1::RenewWriterRequest>,
+    ) -> Result<Response<v1::RenewWriterResponse>, Status> {
+        let r = request.into_inner();
+        let command = epoch("epoch", r.epoch).and_then(|epoch| {
+            let holder = holder("holder", r.holder)?;
+            Ok(Command::Renew {
+                epoch,
+                holder,
+                sent: WallTime::from_ms(r.sent_wall_ms),
+            })
+        });
+        let refused = self.done(&r.cluster_id, &r.journal, command).await;
+        Ok(Response::new(v1::RenewWriterResponse { refused }))
+    }
+
+    async fn release_writer(
+        &self,
+        request: Request<v1::ReleaseWriterRequest>,
+    ) -> Result<Response<v1::ReleaseWriterResponse>, Status> {
+        let r = request.into_inner();
+        let command = epoch("epoch", r.epoch).and_then(|epoch| {
+            Ok(Command::Release {
+                epoch,
+                holder: holder("holder", r.holder)?,
+            })
+        });
+        let refused = self.done(&r.cluster_id, &r.journal, command).await;
+        Ok(Response::new(v1::ReleaseWriterResponse { refused }))
+    }
+
+    async fn record_session(
+        &self,
+        request: Request<v1::RecordSessionRequest>,
+    ) -> Result<Response<v1::RecordSessionResponse>, Status> {
+        let r = request.into_inner();
+        let refused = self
+            .done(&r.cluster_id, &r.journal, session_of(r.session.as_ref()))
+            .await;
+        Ok(Response::new(v1::RecordSessionResponse { refused }))
+    }
+
+    async fn record_lineage(
+        &self,
+        request: Request<v1::RecordLineageRequest>,
+    ) -> Result<Response<v1::RecordLineageResponse>, Status> {
+        let r = request.into_inner();
+        let refused = self
+            .done(&r.cluster_id, &r.journal, lineage_of(r.step.as_ref()))
+            .await;
+        Ok(Response::new(v1::RecordLineageResponse { refused }))
+    }
+
+    async fn append(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        // Proposed by one task, in the order of the stream; answered in the same order as verdicts come. The
+        // bound between the two is also the bound on what one stream may have in flight.
+        let (tx, rx) = mpsc::channel(2 * APPEND_WINDOW_ENTRIES);
+        let node = self.node.clone();
+        let mut requests = request.into_inner();
+        let proposing = self.node.env().spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let request_id = request.request_id;
+                let proposed = propose(&node, request).await;
+                if tx.send((request_id, proposed)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let answers = stream::unfold((rx, proposing), |(mut rx, proposing)| async move {
+            let (request_id, proposed) = rx.recv().await?;
+            Some((Ok(answered(request_id, proposed).await), (rx, proposing)))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let r = request.into_inner();
+        if let Err(refused) = self.check(&r.cluster_id, &r.journal) {
+            return Ok(Response::new(stream::iter([refusal_event(refused)]).boxed()));
+        }
+        let opened = Cursor::open(self.node.clone(), Offset::new(r.from), r.follow).await;
+        let (cursor, lineage, tail) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                return Ok(Response::new(
+                    stream::iter([refusal_event(tail_refused(e))]).boxed(),
+                ));
+            }
+        };
+        let (cluster_id, node_name) = {
+            let identity = self.node.identity();
+            let cluster = identity.cluster.as_ref().map(|c| c.cluster.to_string());
+            (cluster.unwrap_or_default(), identity.name.clone())
+        };
+        let start = v1::TailStart {
+            cluster_id,
+            node_name,
+            lineage: lineage_to(&lineage),
+            tail: tail.get(),
+        };
+        let start = v1::TailResponse {
+            event: Some(v1::tail_response::Event::Start(start)),
+        };
+        let events = stream::unfold(Some(cursor), |cursor| async move {
+            let mut cursor = cursor?;
+            match cursor.next().await {
+                Ok(event) => tail_response(event).map(|response| (Ok(response), Some(cursor))),
+                Err(e) => Some((refusal_event(tail_refused(e)), None)),
+            }
+        });
+        Ok(Response::new(stream::iter([Ok(start)]).chain(events).boxed()))
+    }
+
+    async fn report_replicas(
+        &self,
+        request: Request<v1::ReportReplicasRequest>,
+    ) -> Result<Response<v1::ReportReplicasResponse>, Status> {
+        let r = request.into_inner();
+        let refused = self.check(&r.cluster_id, &r.journal).err();
+        if refused.is_none() {
+            self.board.put(self.node.env(), r.replay, r.replicas);
+        }
+        Ok(Response::new(v1::ReportReplicasResponse { refused }))
+    }
+}

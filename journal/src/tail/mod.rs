@@ -1,0 +1,210 @@
+//! Serving the journal to readers, from any node.
+//!
+//! A reader gets admitted records only, in order, of whole groups only, as they lie on disk, each checked
+//! against its checksum as it is read; and each change of lineage at its offset. What is damaged here is refused,
+//! and the reader goes to another node. This module knows no socket: it yields events.
+
+use crate::append::{AppendEntry, Command, IndexEntry};
+use crate::raft::{Node, ProposeError};
+use crate::segment::{ReadError, RecordKind};
+use redoubt_types::limits::TAIL_MARK_EVERY;
+use redoubt_types::{Chain, Lineage, LineageStep, Offset};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Bytes of records read at a time.
+const READ_BYTES: u64 = 1024 * 1024;
+/// Index entries looked at at a time.
+const READ_ENTRIES: usize = 256;
+
+/// What a reader is told.
+#[derive(Debug)]
+pub enum TailEvent {
+    /// An admitted entry.
+    Entry(IndexEntry, AppendEntry),
+    /// A new replid, behind all entries before its offset.
+    Lineage(LineageStep),
+    /// All up to this tail was told.
+    Mark(Offset, Chain),
+    /// The confirmed tail was reached, and the reader does not follow.
+    End,
+}
+
+/// Why a tail can't begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    /// No quorum confirmed that the offset exists.
+    #[error(transparent)]
+    NotReady(#[from] ProposeError),
+    /// The offset lies beyond the confirmed tail.
+    #[error("offset {from} lies beyond the tail {tail}, which a quorum confirmed")]
+    BeyondEnd {
+        /// The offset asked for.
+        from: Offset,
+        /// The confirmed tail.
+        tail: Offset,
+    },
+    /// A record can't be read here.
+    #[error("this node's copy can't be read at offset {at}: {source}")]
+    Damaged {
+        /// Offset of the record.
+        at: Offset,
+        /// What is wrong with it.
+        source: ReadError,
+    },
+    /// A record is not what the index says.
+    #[error("this node's copy is not what its index says at offset {at}: {what}")]
+    Confused {
+        /// Offset of the record.
+        at: Offset,
+        /// What was found.
+        what: String,
+    },
+}
+
+/// One reader's place.
+pub struct Cursor {
+    node: Arc<Node>,
+    position: usize,
+    at: Offset,
+    replids: usize,
+    /// For a reader that does not follow: where it ends.
+    until: Option<Offset>,
+    ready: VecDeque<(IndexEntry, AppendEntry)>,
+    marked: Option<Offset>,
+}
+
+impl Cursor {
+    /// A reader that begins with the entry that holds the byte behind `from`. Returns it with the
+    /// lineage and the tail as they are now.
+    ///
+    /// # Errors
+    /// When `from` is beyond the tail. A node that has not caught up after a restart may only say so once a
+    /// quorum has confirmed it (H8).
+    pub async fn open(
+        node: Arc<Node>,
+        from: Offset,
+        follow: bool,
+    ) -> Result<(Self, Lineage, Offset), TailError> {
+        let mut tail = node.state().admission.position().tail;
+        if from > tail || !follow {
+            node.confirm().await?;
+            tail = node.state().admission.position().tail;
+        }
+        if from > tail {
+            return Err(TailError::BeyondEnd { from, tail });
+        }
+        let (position, lineage) = {
+            let state = node.state();
+            (state.index.find(from, tail), state.admission.lineage().cloned())
+        };
+        let lineage = lineage.ok_or(ProposeError::NotBootstrapped)?;
+        let cursor = Cursor {
+            node,
+            position,
+            at: from,
+            replids: lineage.len(),
+            until: if follow { None } else { Some(tail) },
+            ready: VecDeque::new(),
+            marked: None,
+        };
+        Ok((cursor, lineage, tail))
+    }
+
+    /// The next event. Waits for one, at most [`TAIL_MARK_EVERY`], after which the last mark is told again.
+    ///
+    /// # Errors
+    /// When this node can't go on.
+    pub async fn next(&mut self) -> Result<TailEvent, TailError> {
+        let mut progress = self.node.progress();
+        loop {
+            progress.mark_unchanged();
+            if let Some(step) = self.lineage_due() {
+                return Ok(TailEvent::Lineage(step));
+            }
+            if let Some((index, entry)) = self.ready.pop_front() {
+                self.at = entry.end();
+                return Ok(TailEvent::Entry(index, entry));
+            }
+            if self.until.is_some_and(|until| self.at >= until) {
+                return Ok(TailEvent::End);
+            }
+            if self.fill().await? {
+                continue;
+            }
+            let (tail, chain) = {
+                let state = self.node.state();
+                (
+                    state.admission.position().tail,
+                    state.admission.position().tail_chain,
+                )
+            };
+            if self.at >= tail && self.marked != Some(tail) {
+                self.marked = Some(tail);
+                return Ok(TailEvent::Mark(tail, chain));
+            }
+            let env = self.node.env().clone();
+            if env.timeout(TAIL_MARK_EVERY, progress.changed()).await.is_err() {
+                self.marked = None;
+            }
+        }
+    }
+
+    /// A lineage step that was not told yet and that all entries before have been told of.
+    fn lineage_due(&mut self) -> Option<LineageStep> {
+        let state = self.node.state();
+        let step = *state.admission.lineage()?.steps().nth(self.replids)?;
+        let next = self
+            .ready
+            .front()
+            .map_or(self.at, |(index, _)| index.start.max(self.at));
+        if next < step.from {
+            return None;
+        }
+        self.replids += 1;
+        Some(step)
+    }
+
+    /// Reads on. False when there is nothing beyond what was read.
+    async fn fill(&mut self) -> Result<bool, TailError> {
+        let wanted = self
+            .node
+            .state()
+            .index
+            .slice(self.position, READ_ENTRIES)
+            .to_vec();
+        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+            return Ok(false);
+        };
+        let records = self
+            .node
+            .records(first.log_index, last.log_index + 1, READ_BYTES)
+            .await;
+        let records = records.map_err(|source| TailError::Damaged {
+            at: first.start,
+            source,
+        })?;
+        let mut wanted = wanted.into_iter().peekable();
+        for record in records {
+            let Some(index) = wanted.next_if(|index| index.log_index == record.id.index) else {
+                continue;
+            };
+            let confused = |what: String| TailError::Confused {
+                at: index.start,
+                what,
+            };
+            if record.kind != RecordKind::Normal {
+                return Err(confused("a record of another kind".into()));
+            }
+            match Command::decode(&record.payload) {
+                Ok(Command::Append(entry)) if entry.start == index.start => {
+                    self.ready.push_back((index, entry))
+                }
+                Ok(other) => return Err(confused(format!("{other:?}"))),
+                Err(e) => return Err(confused(e.to_string())),
+            }
+            self.position += 1;
+        }
+        Ok(!self.ready.is_empty())
+    }
+}

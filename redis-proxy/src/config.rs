@@ -1,7 +1,9 @@
 //! What the proxy is told at start. Every default stands in `redoubt_types::limits`, with its reason.
 
 use clap::Parser;
-use redoubt_types::limits::{LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX};
+use redoubt_types::limits::{
+    LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX,
+};
 use redoubt_types::{JournalName, ParseIdError};
 use std::time::Duration;
 
@@ -99,9 +101,15 @@ mod tests {
     fn defaults_are_those_of_the_limits() {
         let c = Config::try_parse_from(["redoubt-proxy", "--endpoints", "a:1,b:2,c:3"]).unwrap();
         assert_eq!(c.endpoints, ["a:1", "b:2", "c:3"]);
-        assert_eq!((c.lease(), c.lease_margin(), c.lease_renew_every()), (LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY));
+        assert_eq!(
+            (c.lease(), c.lease_margin(), c.lease_renew_every()),
+            (LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY)
+        );
         assert_eq!(c.release_deadline(), RELEASE_DEADLINE);
-        assert!(Config::try_parse_from(["redoubt-proxy"]).is_err(), "without a journal there is nothing to do");
+        assert!(
+            Config::try_parse_from(["redoubt-proxy"]).is_err(),
+            "without a journal there is nothing to do"
+        );
         let bad = ["redoubt-proxy", "--endpoints", "a:1", "--lease-ms", "3"];
         assert!(Config::try_parse_from(bad).is_err());
     }

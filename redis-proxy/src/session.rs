@@ -60,7 +60,15 @@ impl Session {
     /// A session that has just begun.
     pub fn new(epoch: Epoch, replid: ReplId, run_id: RunId, upstream: String, hold: Hold) -> Self {
         let (ended, backpressure) = (watch::Sender::new(None), watch::Sender::new(false));
-        Session { epoch, replid, run_id, upstream, hold, ended, backpressure }
+        Session {
+            epoch,
+            replid,
+            run_id,
+            upstream,
+            hold,
+            ended,
+            backpressure,
+        }
     }
 
     /// Ends the session, unless it is over already: the first reason stands.
@@ -91,7 +99,8 @@ impl Session {
     /// Stops or lets go on the reading from clients: too many bytes are captured and not committed, or
     /// capture is cut (H12).
     pub fn set_backpressure(&self, on: bool) {
-        self.backpressure.send_if_modified(|b| std::mem::replace(b, on) != on);
+        self.backpressure
+            .send_if_modified(|b| std::mem::replace(b, on) != on);
     }
 
     /// Whether clients are not to be read now; the receiver tells of changes.

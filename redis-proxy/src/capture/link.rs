@@ -1,0 +1,184 @@
+//! The capture link: one connection to the master, as its replica.
+//!
+//! Decides whether the server at the other end is the one that is meant, and takes nothing but `+CONTINUE` for
+//! an answer. Promises that the very connection was proved by run_id and role before PSYNC was sent (H9), and
+//! that a full sync is never taken: it would be a new beginning, not a continuation. Knows no session, no
+//! journal and no buffer.
+
+use crate::upstream::Control;
+use bytes::BytesMut;
+use redoubt_env::Env;
+use redoubt_env::net::Conn;
+use redoubt_resp::info::{Role, parse_replication, parse_server};
+use redoubt_resp::psync::{HandshakeOutcome, ReplicaHandshake, ReplicaIdentity, ack_command};
+use redoubt_types::{Offset, ReplId, RunId};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How long connecting and the whole handshake may take. A master that forks for someone else's full sync
+/// stands still for a while.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a few bytes may take to be taken by the socket.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Which server is meant, and from where its stream is wanted.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `host:port`.
+    pub upstream: String,
+    /// The process that it must be.
+    pub run_id: RunId,
+    /// The replid to ask under.
+    pub under: ReplId,
+    /// Everything behind this offset is asked for.
+    pub from: Offset,
+    /// What the server shows as the capture's port.
+    pub listening_port: u16,
+}
+
+/// Why there is no link.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// No connection, or one that was cut: try again, but not for ever.
+    #[error("the server can't be reached: {0}")]
+    Unreachable(String),
+    /// Loading, or busy with a script, which may take any time (H11): try again.
+    #[error("the server can't be captured now: {0}")]
+    NotNow(String),
+    /// It is another process, or no master.
+    #[error("the server is not the one that is meant: {0}")]
+    Other(String),
+    /// It can't continue from there.
+    #[error("the server does not continue: {0}")]
+    NotContinued(String),
+}
+
+fn unreachable(e: impl ToString) -> AttachError {
+    AttachError::Unreachable(e.to_string())
+}
+
+/// Connects, and asks who is at the other end of this very connection before anything else is said on it.
+async fn prove(env: &Env, target: &Target) -> Result<Control, AttachError> {
+    let mut control = Control::connect(env, &target.upstream, ATTACH_DEADLINE)
+        .await
+        .map_err(unreachable)?;
+    let answer = control
+        .call(&[b"INFO"], ATTACH_DEADLINE)
+        .await
+        .map_err(unreachable)?;
+    if let Some(error) = answer.as_error() {
+        return Err(AttachError::NotNow(error.to_owned()));
+    }
+    let text = answer.as_bytes().unwrap_or_default();
+    let server = parse_server(text).map_err(unreachable)?;
+    let replication = parse_replication(text).map_err(unreachable)?;
+    if server.run_id != target.run_id {
+        return Err(AttachError::Other(format!(
+            "its run_id is {}, not {}",
+            server.run_id, target.run_id
+        )));
+    }
+    if replication.role != Role::Master {
+        return Err(AttachError::Other("it is a replica now".to_owned()));
+    }
+    Ok(control)
+}
+
+/// A connection on which the master sends its stream.
+pub struct Link {
+    env: Env,
+    conn: Box<dyn Conn>,
+    /// Bytes of the stream that came along with the handshake's answer.
+    early: BytesMut,
+}
+
+impl Link {
+    /// Connects and asks for the stream. Returns the link and the replid that the master writes under.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub async fn attach(env: &Env, target: &Target) -> Result<(Link, ReplId), AttachError> {
+        let attaching = async {
+            let control = prove(env, target).await?;
+            let (conn, early) = control.into_conn().map_err(unreachable)?;
+            let mut link = Link {
+                env: env.clone(),
+                conn,
+                early,
+            };
+            let replid = link.psync(target).await?;
+            Ok((link, replid))
+        };
+        env.timeout(ATTACH_DEADLINE, attaching)
+            .await
+            .map_err(unreachable)?
+    }
+
+    async fn psync(&mut self, target: &Target) -> Result<ReplId, AttachError> {
+        let identity = ReplicaIdentity {
+            auth: None,
+            listening_port: target.listening_port,
+        };
+        let mut out = BytesMut::new();
+        let mut handshake = ReplicaHandshake::start(identity, target.under, target.from, &mut out);
+        let outcome = loop {
+            self.conn.write_all(&out).await.map_err(unreachable)?;
+            out.clear();
+            self.read_early().await?;
+            if let Some(outcome) = handshake.feed(&mut self.early, &mut out).map_err(unreachable)? {
+                break outcome;
+            }
+        };
+        match outcome {
+            HandshakeOutcome::Continue { replid } => Ok(replid.unwrap_or(target.under)),
+            HandshakeOutcome::FullResync { replid, offset } => Err(AttachError::NotContinued(format!(
+                "asked for what follows {} under {}, it offered a full sync of {replid} at {offset}",
+                target.from, target.under
+            ))),
+            HandshakeOutcome::Retry(why) => Err(AttachError::NotNow(why)),
+            HandshakeOutcome::Refused(why) => Err(AttachError::NotContinued(why)),
+        }
+    }
+
+    async fn read_early(&mut self) -> Result<(), AttachError> {
+        match self.conn.read_buf(&mut self.early).await {
+            Ok(0) => Err(unreachable("it closed the connection")),
+            Ok(_) => Ok(()),
+            Err(e) => Err(unreachable(e)),
+        }
+    }
+
+    /// Appends what the master sent to `into`, as much as fits its spare capacity. Returns the number of
+    /// bytes, 0 when the link is cut. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        if self.early.is_empty() {
+            return self.conn.read_buf(into).await;
+        }
+        let early = std::mem::take(&mut self.early);
+        into.extend_from_slice(&early);
+        Ok(early.len())
+    }
+
+    /// Puts bytes back that were read and are not used yet.
+    pub fn put_back(&mut self, bytes: BytesMut) {
+        debug_assert!(self.early.is_empty(), "bytes that came later are in front");
+        self.early = bytes;
+    }
+
+    /// Tells the master that everything before `held` is held. MUST NOT be past what is committed (H12).
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn ack(&mut self, held: Offset) -> io::Result<()> {
+        let mut out = BytesMut::new();
+        ack_command(held, &mut out);
+        self.env
+            .timeout(WRITE_DEADLINE, self.conn.write_all(&out))
+            .await
+            .map_err(io::Error::other)?
+    }
+}

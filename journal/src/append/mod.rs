@@ -9,6 +9,8 @@ mod admission;
 mod command;
 mod index;
 mod lease;
+#[cfg(test)]
+mod tests;
 
 pub use admission::{Admission, Frame, Granted, Position, Refused, Session, Verdict, WriterState};
 pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis};

@@ -96,11 +96,7 @@ impl SledMetadata {
             Err(e) => e,
         };
         tracing::warn!(dir = %dir.display(), error = %first, "metadata can't be read: it is rebuilt");
-        if dir.is_dir() {
-            std::fs::remove_dir_all(dir)?;
-        } else {
-            std::fs::remove_file(dir)?;
-        }
+        std::fs::remove_dir_all(dir)?;
         Self::try_open(dir).map(SledMetadata)
     }
 

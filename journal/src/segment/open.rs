@@ -115,10 +115,7 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
             });
         }
     }
-    let node = NodeId::new(env.random_nonzero()).ok_or_else(|| OpenError::Contradiction {
-        path: dir.to_owned(),
-        what: "a random identity was 0".to_owned(),
-    })?;
+    let node = mint(env, dir, name)?;
     let identity = Identity {
         node,
         name: name.to_owned(),
@@ -149,6 +146,19 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
         &encode_identity(&identity),
     )?;
     files.sync_dir(dir).map_err(OpenError::io("sync", dir))
+}
+
+/// A new incarnation: whatever stood in this directory before, this node has promised nothing (H6).
+fn mint(env: &Env, dir: &Path, name: &str) -> Result<NodeId, OpenError> {
+    let random = if redoubt_env::planted::on("h06_identity_by_name") {
+        u64::from(crc32fast::hash(name.as_bytes()))
+    } else {
+        env.random_nonzero()
+    };
+    NodeId::new(random).ok_or_else(|| OpenError::Contradiction {
+        path: dir.to_owned(),
+        what: "a random identity was 0".to_owned(),
+    })
 }
 
 /// Without an identity, a vote or a record can only mean that the identity was lost.

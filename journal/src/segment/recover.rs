@@ -149,12 +149,11 @@ pub(crate) fn judge_tail(image: &Image<'_>, end: u32) -> Tail {
     let Some(last) = rest.iter().rposition(|b| *b != 0) else {
         return Tail::Clean;
     };
-    if highest_mark(image, end)
-        > Some(Position {
-            segment: image.header.segment,
-            offset: end,
-        })
-    {
+    let here = Position {
+        segment: image.header.segment,
+        offset: end,
+    };
+    if highest_mark(image, end) > Some(here) && !redoubt_env::planted::on("h07_rot_is_cut") {
         return Tail::Rot;
     }
     Tail::Torn {

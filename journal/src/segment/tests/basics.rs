@@ -6,7 +6,7 @@ use redoubt_env::sim_files::{Call, Fault};
 use redoubt_types::{ClusterId, NodeId, ReplId};
 
 #[test]
-fn an_empty_directory_is_formatted_once() {
+fn h06_an_empty_directory_is_a_new_incarnation() {
     let node = Node::new(1);
     let (_, first) = node.open().unwrap();
     assert_eq!((first.vote, first.last, first.committed), (None, None, None));
@@ -27,7 +27,10 @@ fn records_read_back_from_memory_and_from_many_segments() {
         want.push(record(1 + i / 20, i, payload(1, i, size)));
         append(&storage, vec![want[i as usize].clone()]);
     }
-    assert!(node.files.contents(&node.segment(5)).is_some(), "this is to cross segments");
+    assert!(
+        node.files.contents(&node.segment(5)).is_some(),
+        "this is to cross segments"
+    );
     assert_eq!(read_all(&storage).unwrap(), want);
     assert_eq!(storage.last_log_id(), Some(want[59].id));
     assert_eq!(storage.log_id_at(25), Some(want[25].id));
@@ -44,7 +47,14 @@ fn records_read_back_from_memory_and_from_many_segments() {
 #[test]
 fn a_record_is_readable_before_it_is_durable() {
     let node = Node::new(1);
-    let node = Node { options: Options { execution: Execution::Manual, cache_bytes: 0, ..node.options }, ..node };
+    let node = Node {
+        options: Options {
+            execution: Execution::Manual,
+            cache_bytes: 0,
+            ..node.options
+        },
+        ..node
+    };
     let (storage, _) = node.open().unwrap();
     let (a, b) = (Answer::default(), Answer::default());
     storage.append(vec![record(1, 0, "a")], a.done());
@@ -55,20 +65,35 @@ fn a_record_is_readable_before_it_is_durable() {
     assert_eq!(storage.turn(), 2);
     assert!(a.is_ok() && b.is_ok());
     assert_eq!(node.files.calls(Call::Sync) - syncs, 1, "one sync for both");
-    assert_eq!(storage.read_cached(0, 2, 100), None, "written records leave a cache of no bytes");
+    assert_eq!(
+        storage.read_cached(0, 2, 100),
+        None,
+        "written records leave a cache of no bytes"
+    );
     assert_eq!(read_all(&storage).unwrap().len(), 2);
 }
 
 #[test]
 fn a_truncated_index_can_be_written_again_while_the_old_one_is_on_its_way() {
     let node = Node::new(1);
-    let node = Node { options: Options { execution: Execution::Manual, cache_bytes: 0, ..node.options }, ..node };
+    let node = Node {
+        options: Options {
+            execution: Execution::Manual,
+            cache_bytes: 0,
+            ..node.options
+        },
+        ..node
+    };
     let (storage, _) = node.open().unwrap();
     let done = || Answer::default().done();
     storage.append((0..4).map(|i| record(1, i, payload(1, i, 50))).collect(), done());
     storage.truncate_after(Some(1), done());
     storage.append(vec![record(2, 2, "new")], done());
-    let want = vec![record(1, 0, payload(1, 0, 50)), record(1, 1, payload(1, 1, 50)), record(2, 2, "new")];
+    let want = vec![
+        record(1, 0, payload(1, 0, 50)),
+        record(1, 1, payload(1, 1, 50)),
+        record(2, 2, "new"),
+    ];
     assert_eq!(read_all(&storage).unwrap(), want);
     while storage.turn() > 0 {}
     assert_eq!(read_all(&storage).unwrap(), want);
@@ -81,17 +106,37 @@ fn h08_the_committed_index_is_saved_with_the_next_batch_or_when_idle() {
     let node = Node::new(1);
     let (storage, _) = node.open().unwrap();
     fill(&storage, 1, 0, 5, 10);
-    storage.save_committed(LogId { term: 1, leader: 7, index: 2 });
+    storage.save_committed(LogId {
+        term: 1,
+        leader: 7,
+        index: 2,
+    });
     fill(&storage, 1, 5, 6, 10);
-    storage.save_committed(LogId { term: 1, leader: 7, index: 4 });
+    storage.save_committed(LogId {
+        term: 1,
+        leader: 7,
+        index: 4,
+    });
     drop(storage);
     let (storage, recovered) = node.open().unwrap();
-    assert_eq!(recovered.committed.unwrap().index, 2, "the later one had no batch to ride with");
-    storage.save_committed(LogId { term: 1, leader: 7, index: 4 });
+    assert_eq!(
+        recovered.committed.unwrap().index,
+        2,
+        "the later one had no batch to ride with"
+    );
+    storage.save_committed(LogId {
+        term: 1,
+        leader: 7,
+        index: 4,
+    });
     storage.idle();
     let syncs = node.files.calls(Call::Sync);
     storage.idle();
-    assert_eq!(node.files.calls(Call::Sync), syncs, "an idle log that is marked is not written to");
+    assert_eq!(
+        node.files.calls(Call::Sync),
+        syncs,
+        "an idle log that is marked is not written to"
+    );
     drop(storage);
     node.files.power_cut(1);
     assert_eq!(node.open().unwrap().1.committed.unwrap().index, 4);
@@ -108,7 +153,14 @@ fn a_failed_sync_is_final() {
         let answers = [(); 5].map(|()| Answer::default());
         storage.append(vec![record(1, 3, "x")], answers[0].done());
         storage.append(vec![record(1, 4, "y")], answers[1].done());
-        storage.save_vote(Vote { term: 5, node: 1, committed: false }, answers[2].done());
+        storage.save_vote(
+            Vote {
+                term: 5,
+                node: 1,
+                committed: false,
+            },
+            answers[2].done(),
+        );
         storage.truncate_after(Some(1), answers[3].done());
         storage.close(answers[4].done());
         assert!(answers.iter().all(Answer::is_err), "{call:?}");
@@ -124,11 +176,24 @@ fn a_failed_sync_is_final() {
 #[test]
 fn a_failed_vote_is_final_and_what_was_submitted_before_it_is_durable() {
     let node = Node::new(3);
-    let node = Node { options: Options { execution: Execution::Manual, ..node.options }, ..node };
+    let node = Node {
+        options: Options {
+            execution: Execution::Manual,
+            ..node.options
+        },
+        ..node
+    };
     let (storage, _) = node.open().unwrap();
     let (a, v) = (Answer::default(), Answer::default());
     storage.append(vec![record(1, 0, "x")], a.done());
-    storage.save_vote(Vote { term: 5, node: 1, committed: false }, v.done());
+    storage.save_vote(
+        Vote {
+            term: 5,
+            node: 1,
+            committed: false,
+        },
+        v.done(),
+    );
     node.files.fail_nth(Call::Sync, 2, Fault::Io);
     storage.turn();
     assert!(a.is_ok() && v.is_err());
@@ -145,7 +210,11 @@ fn losing_the_metadata_costs_a_rescan_and_garbage_in_it_too() {
     let want = read_all(&storage).unwrap();
     drop(storage);
     let reads = |metadata: Arc<MapMetadata>| {
-        let node = Node { files: node.files.clone(), metadata, options: node.options };
+        let node = Node {
+            files: node.files.clone(),
+            metadata,
+            options: node.options,
+        };
         let before = node.files.calls(Call::Read);
         let (storage, _) = node.open().unwrap();
         let reads = node.files.calls(Call::Read) - before;
@@ -167,15 +236,29 @@ fn losing_the_metadata_costs_a_rescan_and_garbage_in_it_too() {
     }
     assert_eq!(reads(Arc::new(garbage)), without);
     assert_eq!(reads(Arc::new(mixed)), without);
-    assert!(with < without, "{with} reads with the summaries, {without} without");
+    assert!(
+        with < without,
+        "{with} reads with the summaries, {without} without"
+    );
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "spoils sled's own files, which are not behind the seam"
+)]
 fn a_real_disk_and_sled_and_threads_do_the_same() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("node");
-    let options = Options { segment_bytes: 64 * 1024, cache_bytes: 8 * 1024, ..Options::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options {
+        segment_bytes: 64 * 1024,
+        cache_bytes: 8 * 1024,
+        ..Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let want: Vec<_> = (0..200).map(|i| record(1, i, payload(1, i, 2000))).collect();
     let open = || {
         let sled = SledMetadata::open(&dir.join("metadata")).unwrap();
@@ -228,7 +311,10 @@ fn the_identity_is_kept_and_another_nodes_is_refused() {
         replid: ReplId::from_random([5; 20]),
         members: members.collect(),
     };
-    let identity = Identity { cluster: Some(seed), ..recovered.identity };
+    let identity = Identity {
+        cluster: Some(seed),
+        ..recovered.identity
+    };
     let answer = Answer::default();
     storage.save_identity(identity.clone(), answer.done());
     assert!(answer.is_ok());
@@ -250,7 +336,14 @@ fn a_lost_file_is_missed_and_a_strange_one_is_not_formatted_over() {
     let written = || {
         let node = Node::new(1);
         let (storage, _) = node.open().unwrap();
-        storage.save_vote(Vote { term: 3, node: 2, committed: true }, Answer::default().done());
+        storage.save_vote(
+            Vote {
+                term: 3,
+                node: 2,
+                committed: true,
+            },
+            Answer::default().done(),
+        );
         fill(&storage, 1, 0, 40, 1500);
         node
     };
@@ -260,7 +353,10 @@ fn a_lost_file_is_missed_and_a_strange_one_is_not_formatted_over() {
         let node = written();
         node.files.lose(&path);
         let error = node.open().err();
-        assert!(matches!(error, Some(OpenError::Missing { .. })), "{path:?}: {error:?}");
+        assert!(
+            matches!(error, Some(OpenError::Missing { .. })),
+            "{path:?}: {error:?}"
+        );
     }
     let node = Node::new(1);
     node.files.put(&Path::new(DIR).join("appendonly.aof"), b"x");

@@ -38,7 +38,11 @@ impl Node {
             execution: Execution::Immediate,
             ..Options::default()
         };
-        Node { files, metadata: Arc::default(), options }
+        Node {
+            files,
+            metadata: Arc::default(),
+            options,
+        }
     }
 
     pub(super) fn open(&self) -> Result<(Storage, Recovered), OpenError> {
@@ -75,7 +79,15 @@ impl Answer {
 }
 
 pub(super) fn record(term: u64, index: u64, payload: impl Into<Bytes>) -> LogRecord {
-    LogRecord { id: LogId { term, leader: 7, index }, kind: RecordKind::Normal, payload: payload.into() }
+    LogRecord {
+        id: LogId {
+            term,
+            leader: 7,
+            index,
+        },
+        kind: RecordKind::Normal,
+        payload: payload.into(),
+    }
 }
 
 /// A payload that differs for each term and index.

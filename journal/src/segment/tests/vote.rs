@@ -4,7 +4,11 @@ use super::*;
 use proptest::prelude::*;
 
 fn vote(term: u64) -> Vote {
-    Vote { term, node: term % 3, committed: term.is_multiple_of(2) }
+    Vote {
+        term,
+        node: term % 3,
+        committed: term.is_multiple_of(2),
+    }
 }
 
 fn path() -> PathBuf {
@@ -26,10 +30,19 @@ fn h05_rot_of_the_newer_slot() {
             (1..=term).for_each(|t| assert!(save(&storage, t)));
             drop(storage);
             node.files.flip_bit(&path(), slot * 4096 + 30, 3);
-            assert_eq!(node.open().unwrap().1.vote, Some(vote(term)), "slot {slot} rotten");
+            assert_eq!(
+                node.open().unwrap().1.vote,
+                Some(vote(term)),
+                "slot {slot} rotten"
+            );
             // And the copy is restored before the node acts on it.
             node.files.flip_bit(&path(), (1 - slot) * 4096 + 30, 3);
-            assert_eq!(node.open().unwrap().1.vote, Some(vote(term)), "slot {} rotten too", 1 - slot);
+            assert_eq!(
+                node.open().unwrap().1.vote,
+                Some(vote(term)),
+                "slot {} rotten too",
+                1 - slot
+            );
         }
     }
 }

@@ -1,0 +1,490 @@
+//! The client path over a real server: what is held, in what order it is released, and what is refused.
+
+mod lab;
+
+use lab::{A_WHILE, Lab, Plan, SOON, session_on};
+use redoubt_proxy::session::EndReason;
+use redoubt_types::Offset;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test]
+async fn a_reply_is_held_until_its_effects_are_committed() {
+    let lab = Lab::new().await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    client.expect_silence().await;
+    let end = lab.offset().await;
+    lab.commit(Offset::new(end.get() - 1));
+    client.expect_silence().await;
+    lab.commit(end);
+    client.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn a_reader_never_sees_what_is_not_committed() {
+    let lab = Lab::new().await;
+    let (mut writer, mut reader) = (lab.client().await, lab.client().await);
+    reader.send("GET k\r\n").await;
+    reader.expect("$-1\r\n").await;
+    writer.send("SET k dirty\r\n").await;
+    writer.expect_silence().await;
+    reader.send("GET k\r\n").await;
+    reader.expect_silence().await;
+    lab.commit_all().await;
+    reader.expect("$5\r\ndirty\r\n").await;
+    writer.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn errors_and_pushes_are_held_as_well() {
+    let lab = Lab::new().await;
+    let (mut writer, mut subscriber) = (lab.client().await, lab.client().await);
+    subscriber.send("SUBSCRIBE c\r\n").await;
+    subscriber
+        .expect("*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        .await;
+    writer.send("SET k v\r\nINCR k\r\nPUBLISH c m\r\n").await;
+    writer.expect_silence().await;
+    subscriber.expect_silence().await;
+    lab.commit_all().await;
+    writer
+        .expect("+OK\r\n-ERR value is not an integer or out of range\r\n:1\r\n")
+        .await;
+    subscriber
+        .expect("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+        .await;
+}
+
+#[tokio::test]
+async fn refusals_come_in_their_place_in_a_pipeline() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client
+        .send("INCR n\r\nREPLICAOF NO ONE\r\nINCR n\r\nCONFIG REWRITE\r\nINCR n\r\n")
+        .await;
+    client
+        .expect(":1\r\n-ERR REPLICAOF is refused by Redoubt: ")
+        .await;
+    client.line().await;
+    client
+        .expect(":2\r\n-ERR CONFIG REWRITE is refused by Redoubt: ")
+        .await;
+    client.line().await;
+    client.expect(":3\r\n").await;
+}
+
+#[tokio::test]
+async fn a_refused_command_aborts_a_transaction() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client
+        .send("MULTI\r\nSET k v\r\nSHUTDOWN\r\nEXEC\r\nGET k\r\n")
+        .await;
+    client
+        .expect("+OK\r\n+QUEUED\r\n-ERR SHUTDOWN is refused by Redoubt: ")
+        .await;
+    client.line().await;
+    client
+        .expect("-EXECABORT Transaction discarded because of previous errors.\r\n$-1\r\n")
+        .await;
+}
+
+#[tokio::test]
+async fn refusals_keep_silent_where_the_client_wants_no_replies() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client
+        .send("CLIENT REPLY OFF\r\nSHUTDOWN\r\nSET k v\r\nCLIENT REPLY ON\r\nGET k\r\nWAIT 0 0\r\n")
+        .await;
+    client
+        .expect("+OK\r\n$1\r\nv\r\n-ERR WAIT is refused by Redoubt: ")
+        .await;
+}
+
+#[tokio::test]
+async fn resp3_passes_and_is_refused_alike() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client.send("HELLO 3\r\n").await;
+    client.expect("%7\r\n").await;
+    while client.line().await != "modules" {}
+    client.expect("*0\r\n").await;
+    client
+        .send("HSET h f v\r\nHGETALL h\r\nPSYNC ? -1\r\nGET none\r\n")
+        .await;
+    client
+        .expect(":1\r\n%1\r\n$1\r\nf\r\n$1\r\nv\r\n-ERR PSYNC is refused by Redoubt: ")
+        .await;
+    client.line().await;
+    client.expect("_\r\n").await;
+}
+
+#[tokio::test]
+async fn a_client_may_kill_itself_and_nobody_else() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let (mut client, mut other) = (lab.client().await, lab.client().await);
+    client.send("CLIENT ID\r\n").await;
+    let id: u64 = client.line().await[1..].parse().unwrap();
+    other.send(format!("CLIENT KILL ID {id}\r\n")).await;
+    other
+        .expect("-ERR CLIENT KILL of another connection is refused by Redoubt: ")
+        .await;
+    client.send(format!("CLIENT KILL ID {id} SKIPME no\r\n")).await;
+    client.expect(":1\r\n").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_big_value_passes_both_ways() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let value: Vec<u8> = (0..20 * 1024 * 1024u32).map(|i| (i % 251) as u8).collect();
+    let header = format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${}\r\n", value.len());
+    client.send(header).await;
+    client.send(&value).await;
+    client.send("\r\nGET big\r\nSTRLEN big\r\n").await;
+    client.expect(format!("+OK\r\n${}\r\n", value.len())).await;
+    client.expect(&value).await;
+    client.expect(format!("\r\n:{}\r\n", value.len())).await;
+}
+
+#[tokio::test]
+async fn a_long_pipeline_keeps_its_order() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let n = 20_000;
+    let (mut commands, mut replies) = (String::new(), String::new());
+    for i in 1..=n {
+        commands += &format!(
+            "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n*2\r\n$4\r\nECHO\r\n${}\r\n{i}\r\n",
+            i.to_string().len()
+        );
+        replies += &format!(":{i}\r\n${}\r\n{i}\r\n", i.to_string().len());
+    }
+    client.send(commands).await;
+    client.expect(replies).await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_gets_the_replies_that_remain() {
+    let lab = Lab::new().await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\nGET k\r\n").await;
+    client.conn.shutdown().await.unwrap();
+    client.expect_silence().await;
+    lab.commit_all().await;
+    assert_eq!(client.rest().await, b"+OK\r\n$1\r\nv\r\n");
+}
+
+#[tokio::test]
+async fn when_the_server_closes_what_is_held_is_delivered_first() {
+    let lab = Lab::new().await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\nQUIT\r\n").await;
+    client.expect_silence().await;
+    lab.commit_all().await;
+    assert_eq!(client.rest().await, b"+OK\r\n+OK\r\n");
+}
+
+#[tokio::test]
+async fn the_sessions_end_closes_and_writes_nothing() {
+    let lab = Lab::new().await;
+    let (mut writer, mut idle) = (lab.client().await, lab.client().await);
+    idle.send("PING\r\n").await;
+    idle.expect("+PONG\r\n").await;
+    writer.send("SET k v\r\n").await;
+    writer.expect_silence().await;
+    lab.session.end(EndReason::Fenced("by the test".to_owned()));
+    writer.expect_end().await;
+    idle.expect_end().await;
+    lab.commit_ever();
+}
+
+#[tokio::test]
+async fn a_reply_held_past_the_deadline_closes_and_is_never_written() {
+    let lab = Lab::with(Plan {
+        release_deadline: 2 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    client.send("SET k v\r\n").await;
+    client.expect_silence().await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_its_own_command_is_not_past_the_deadline() {
+    let lab = Lab::with(Plan {
+        release_deadline: A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    client.send("BLPOP l 0.5\r\n").await;
+    client.expect_silence().await;
+    client.expect_silence().await;
+    client.expect("*-1\r\n").await;
+}
+
+#[tokio::test]
+async fn protocol_errors_are_answered_as_the_server_itself_does_behind_what_is_held() {
+    let lab = Lab::new().await;
+    let long = "1".repeat(70_000);
+    for bad in [
+        "*1\r\n+oops\r\n".to_owned(),
+        "*x\r\n".to_owned(),
+        "*9999999999\r\n".to_owned(),
+        "*1\r\n$x\r\n".to_owned(),
+        "*2\r\n$3\r\nGET\r\n$-4\r\n".to_owned(),
+        "*1\r\n$99999999999\r\n".to_owned(),
+        "GET \"k\r\n".to_owned(),
+        format!("*{long}"),
+        format!("*1\r\n${long}"),
+        long.clone(),
+    ] {
+        let (mut direct, mut client) = (lab.direct().await, lab.client().await);
+        direct.send(&bad).await;
+        let error = direct.rest().await;
+        assert!(error.starts_with(b"-ERR Protocol error"), "{error:?}");
+        client.send(format!("SET k v\r\n{bad}")).await;
+        client.expect_silence().await;
+        lab.commit_all().await;
+        let got = client.rest().await;
+        let want = [b"+OK\r\n", &error[..]].concat();
+        assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&want));
+    }
+}
+
+#[tokio::test]
+async fn a_protocol_error_within_a_large_command_executes_nothing_of_it() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let value = "x".repeat(200_000);
+    client
+        .send(format!(
+            "INCR n\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n{value}!!"
+        ))
+        .await;
+    assert_eq!(
+        client.rest().await,
+        b":1\r\n-ERR Protocol error: invalid bulk length\r\n"
+    );
+    let mut client = lab.client().await;
+    client.send("EXISTS k\r\n").await;
+    client.expect(":0\r\n").await;
+}
+
+#[tokio::test]
+async fn backpressure_stops_requests_but_not_replies() {
+    let lab = Lab::new().await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    client.expect_silence().await;
+    lab.session.set_backpressure(true);
+    client.send("INCR n\r\n").await;
+    lab.commit_ever();
+    client.expect("+OK\r\n").await;
+    client.expect_silence().await;
+    let mut direct = lab.direct().await;
+    direct.send("EXISTS n\r\n").await;
+    direct.expect(":0\r\n").await;
+    lab.session.set_backpressure(false);
+    client.expect(":1\r\n").await;
+    lab.session.set_backpressure(true);
+    client.send("INCR n\r\n").await;
+    client.expect_silence().await;
+    lab.session.set_backpressure(false);
+    client.expect(":2\r\n").await;
+}
+
+#[tokio::test]
+async fn who_comes_while_nothing_is_served_waits_for_a_session() {
+    let lab = Lab::with(Plan {
+        serving: false,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect_silence().await;
+    lab.serving.send_replace(Some(lab.session.clone()));
+    client.expect("+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_session_past_the_deadline_is_closed() {
+    let lab = Lab::with(Plan {
+        serving: false,
+        release_deadline: 2 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.expect_silence().await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_told_so() {
+    let lab = Lab::with(Plan {
+        clients_max: 1,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    let mut second = lab.client().await;
+    assert_eq!(second.rest().await, b"-ERR max number of clients reached\r\n");
+    drop(client);
+    lab.env.sleep(A_WHILE).await;
+    let mut third = lab.client().await;
+    third.send("PING\r\n").await;
+    third.expect("+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn monitor_shows_fences_without_feeding_on_them() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut monitor = lab.client().await;
+    monitor.send("MONITOR\r\n").await;
+    monitor.expect("+OK\r\n").await;
+    let mut control = lab.server.control(&lab.env).await;
+    control.call(&[b"CONFIG", b"RESETSTAT"], SOON).await.unwrap();
+    lab.env.sleep(Duration::from_millis(500)).await;
+    let stats = control.call(&[b"INFO", b"commandstats"], SOON).await.unwrap();
+    let calls = stats
+        .as_str()
+        .unwrap()
+        .split("cmdstat_info:calls=")
+        .nth(1)
+        .unwrap();
+    let calls: u64 = calls.split(',').next().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&calls), "{calls} fences in half a second");
+}
+
+#[tokio::test]
+async fn h14_a_lapsed_lease_holds_replies_and_a_renewal_lets_them_go() {
+    let lab = Lab::with(Plan {
+        lease: Duration::ZERO,
+        ..Plan::default()
+    })
+    .await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client.send("GET k\r\n").await;
+    client.expect_silence().await;
+    lab.renew(Duration::ZERO);
+    client.expect("$-1\r\n").await;
+    client.send("GET k\r\n").await;
+    client.expect_silence().await;
+    lab.renew(SOON);
+    client.expect("$-1\r\n").await;
+    client.send("GET k\r\n").await;
+    client.expect("$-1\r\n").await;
+}
+
+#[tokio::test]
+async fn h09_another_process_at_the_address_ends_the_session() {
+    let lab = Lab::with(Plan {
+        serving: false,
+        ..Plan::default()
+    })
+    .await;
+    let other = lab::Server::start(&lab.env).await;
+    let expected = session_on(&lab.env, &other, SOON).await;
+    let hold = lab.session.hold.clone();
+    // The session is bound to another process than the one that answers.
+    let wrong = redoubt_proxy::session::Session::new(
+        lab.session.epoch,
+        lab.session.replid,
+        expected.run_id,
+        lab.server.addr.clone(),
+        hold,
+    );
+    let wrong = std::sync::Arc::new(wrong);
+    lab.serving.send_replace(Some(wrong.clone()));
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    let reason = lab.env.timeout(SOON, wrong.wait_end()).await.unwrap();
+    assert!(matches!(reason, EndReason::ServerChanged(_)), "{reason:?}");
+    let mut direct = lab.direct().await;
+    direct.send("EXISTS k\r\n").await;
+    direct.expect(":0\r\n").await;
+}
+
+#[tokio::test]
+async fn h09_a_promotion_from_outside_ends_the_session_and_drops_what_is_held() {
+    let lab = Lab::new().await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    client.expect_silence().await;
+    // REPLICAOF somewhere and NO ONE: same process, a new history, an offset that need not be lower.
+    let mut control = lab.server.control(&lab.env).await;
+    control
+        .call(&[b"REPLICAOF", b"127.0.0.1", b"1"], SOON)
+        .await
+        .unwrap();
+    control.call(&[b"REPLICAOF", b"NO", b"ONE"], SOON).await.unwrap();
+    let mut reader = lab.client().await;
+    reader.send("GET k\r\n").await;
+    let reason = lab.env.timeout(SOON, lab.session.wait_end()).await.unwrap();
+    assert!(matches!(reason, EndReason::ServerChanged(_)), "{reason:?}");
+    lab.commit_ever();
+    reader.expect_end().await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn h11_h25_a_busy_script_delays_fences_and_ends_nothing() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let (mut busy, mut other) = (lab.client().await, lab.client().await);
+    other.send("PING\r\n").await;
+    other.expect("+PONG\r\n").await;
+    let script = "local t=redis.call('TIME'); local e=t[1]*1000000+t[2]+400000; \
+                  repeat t=redis.call('TIME') until t[1]*1000000+t[2]>e; return redis.call('INCR','n')";
+    busy.send(format!(
+        "*3\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n0\r\n",
+        script.len()
+    ))
+    .await;
+    lab.env.sleep(Duration::from_millis(100)).await;
+    // Answered with BUSY by the server at once, and held: its fence is answered with BUSY as well.
+    other.send("GET n\r\n").await;
+    other.expect_silence().await;
+    other.expect("-BUSY ").await;
+    busy.expect(":1\r\n").await;
+    assert_eq!(lab.session.ended(), None);
+}
+
+#[tokio::test]
+async fn h09_a_server_that_was_restarted_gets_no_byte_and_what_is_held_is_dropped() {
+    let mut lab = Lab::with(Plan {
+        release_deadline: 10 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    client.expect_silence().await;
+    assert!(lab.server.pid() > 0);
+    lab.server.kill().await;
+    client.expect_silence().await;
+    client.expect_end().await;
+}

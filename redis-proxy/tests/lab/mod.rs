@@ -1,0 +1,316 @@
+//! A real redis-server on loopback, a session on it whose commits the test makes by hand, and clients that
+//! speak in bytes.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a failure is the test's")]
+
+use bytes::BytesMut;
+use redoubt_env::net::Conn;
+use redoubt_env::{Env, Task};
+use redoubt_proxy::client::{self, Options};
+use redoubt_proxy::hold::Hold;
+use redoubt_proxy::session::Session;
+use redoubt_proxy::upstream::{Control, fence};
+use redoubt_resp::info::{parse_replication, parse_server};
+use redoubt_types::{Epoch, Offset, ReplId, RunId};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// For whatever must happen.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// For whatever must not happen: long beside a fence (under 1 ms), short for the test.
+pub(crate) const A_WHILE: Duration = Duration::from_millis(150);
+const LEASE: Duration = Duration::from_secs(3600);
+
+/// A redis-server that is killed with this.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) addr: String,
+    _dir: TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start(env: &Env) -> Self {
+        let probe = env.net().listen("127.0.0.1:0").await.unwrap();
+        let addr = probe.local_addr();
+        drop(probe);
+        let port = addr.rsplit(':').next().unwrap();
+        let dir = TempDir::new().unwrap();
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+        ]);
+        command
+            .arg(dir.path())
+            .args(["--enable-debug-command", "local", "--lua-time-limit", "20"]);
+        command.args(["--repl-diskless-sync-delay", "0", "--repl-backlog-ttl", "0"]);
+        let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        let server = Server {
+            child,
+            addr,
+            _dir: dir,
+        };
+        for _ in 0..500 {
+            if let Ok(mut control) = Control::connect(env, &server.addr, SOON).await
+                && control
+                    .call(&[b"PING"], SOON)
+                    .await
+                    .is_ok_and(|v| v.as_str() == Some("PONG"))
+            {
+                server.begin_counting(env).await;
+                return server;
+            }
+            env.sleep(Duration::from_millis(10)).await;
+        }
+        panic!("redis-server did not start");
+    }
+
+    /// A server counts offsets only once it has had a replica.
+    async fn begin_counting(&self, env: &Env) {
+        let mut replica = env.net().connect(&self.addr).await.unwrap();
+        let (mut seen, mut control) = (BytesMut::new(), self.control(env).await);
+        // One after the other: a server refuses a PSYNC while an answer is pending.
+        for (ask, answer) in [
+            ("REPLCONF capa eof capa psync2\r\n", "+OK"),
+            ("PSYNC ? -1\r\n", "+FULLRESYNC"),
+        ] {
+            replica.write_all(ask.as_bytes()).await.unwrap();
+            while !seen.windows(answer.len()).any(|w| w == answer.as_bytes()) {
+                env.timeout(SOON, replica.read_buf(&mut seen))
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+        }
+        drop(replica);
+        loop {
+            let info = control.call(&[b"INFO", b"replication"], SOON).await.unwrap();
+            let info = parse_replication(info.as_bytes().unwrap()).unwrap();
+            if info.connected_slaves == 0 {
+                return;
+            }
+            env.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) async fn control(&self, env: &Env) -> Control {
+        Control::connect(env, &self.addr, SOON).await.unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// Server, session, fence task and proxy.
+pub(crate) struct Lab {
+    pub(crate) env: Env,
+    pub(crate) server: Server,
+    pub(crate) session: Arc<Session>,
+    pub(crate) serving: watch::Sender<Option<Arc<Session>>>,
+    pub(crate) addr: String,
+    _tasks: Vec<Task<()>>,
+}
+
+/// How a lab differs from the usual.
+pub(crate) struct Plan {
+    pub(crate) release_deadline: Duration,
+    pub(crate) clients_max: usize,
+    pub(crate) lease: Duration,
+    pub(crate) serving: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            release_deadline: Duration::from_secs(60),
+            clients_max: 100,
+            lease: LEASE,
+            serving: true,
+        }
+    }
+}
+
+impl Lab {
+    pub(crate) async fn new() -> Self {
+        Self::with(Plan::default()).await
+    }
+
+    pub(crate) async fn with(plan: Plan) -> Self {
+        let env = Env::real();
+        let server = Server::start(&env).await;
+        let session = session_on(&env, &server, plan.lease).await;
+        let (serving, shown) = watch::channel(plan.serving.then(|| Arc::clone(&session)));
+        let listener = env.net().listen("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr();
+        let options = Options {
+            release_deadline: plan.release_deadline,
+            clients_max: plan.clients_max,
+        };
+        let tasks = vec![
+            env.spawn(client::serve(listener, shown, options, env.clone())),
+            env.spawn(fence::run(Arc::clone(&session), env.clone())),
+        ];
+        Lab {
+            env,
+            server,
+            session,
+            serving,
+            addr,
+            _tasks: tasks,
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client {
+            env: self.env.clone(),
+            conn: self.env.net().connect(&self.addr).await.unwrap(),
+        }
+    }
+
+    /// A client of the server itself, past the proxy.
+    pub(crate) async fn direct(&self) -> Client {
+        Client {
+            env: self.env.clone(),
+            conn: self.env.net().connect(&self.server.addr).await.unwrap(),
+        }
+    }
+
+    /// The server's offset.
+    pub(crate) async fn offset(&self) -> Offset {
+        let info = self
+            .server
+            .control(&self.env)
+            .await
+            .call(&[b"INFO", b"replication"], SOON)
+            .await
+            .unwrap();
+        parse_replication(info.as_bytes().unwrap()).unwrap().offset
+    }
+
+    /// The journal has committed everything before `end`.
+    pub(crate) fn commit(&self, end: Offset) {
+        self.session
+            .hold
+            .on_appended(end, self.env.now(), true, LEASE, Duration::ZERO);
+    }
+
+    /// The journal has committed all that the server has done so far.
+    pub(crate) async fn commit_all(&self) {
+        self.commit(self.offset().await);
+    }
+
+    /// The journal commits everything at once from now on.
+    pub(crate) fn commit_ever(&self) {
+        self.commit(Offset::new(u64::MAX / 2));
+    }
+
+    pub(crate) fn renew(&self, lease: Duration) {
+        self.session
+            .hold
+            .on_renewed(self.env.now(), lease, Duration::ZERO);
+    }
+}
+
+pub(crate) async fn session_on(env: &Env, server: &Server, lease: Duration) -> Arc<Session> {
+    let (replid, run_id, offset) = identity_of(env, server).await;
+    let hold = Hold::new(offset, env.now().plus(lease), env.clone());
+    Arc::new(Session::new(
+        Epoch::FIRST,
+        replid,
+        run_id,
+        server.addr.clone(),
+        hold,
+    ))
+}
+
+async fn identity_of(env: &Env, server: &Server) -> (ReplId, RunId, Offset) {
+    let mut control = server.control(env).await;
+    let replication = control.call(&[b"INFO", b"replication"], SOON).await.unwrap();
+    let replication = parse_replication(replication.as_bytes().unwrap()).unwrap();
+    let info = control.call(&[b"INFO", b"server"], SOON).await.unwrap();
+    let info = parse_server(info.as_bytes().unwrap()).unwrap();
+    (replication.replid, info.run_id, replication.offset)
+}
+
+/// A client that speaks in bytes.
+pub(crate) struct Client {
+    env: Env,
+    pub(crate) conn: Box<dyn Conn>,
+}
+
+impl Client {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.env
+            .timeout(SOON, self.conn.write_all(bytes.as_ref()))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// The next bytes must be these.
+    pub(crate) async fn expect(&mut self, want: impl AsRef<[u8]>) {
+        let want = want.as_ref();
+        let mut got = vec![0; want.len()];
+        let read = self.env.timeout(SOON, self.conn.read_exact(&mut got)).await;
+        match read {
+            Ok(Ok(_)) => assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(want)),
+            other => panic!("{other:?} instead of {:?}", String::from_utf8_lossy(want)),
+        }
+    }
+
+    /// The next line, without its CR LF.
+    pub(crate) async fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(
+                self.env
+                    .timeout(SOON, self.conn.read_u8())
+                    .await
+                    .unwrap()
+                    .unwrap(),
+            );
+        }
+        line.truncate(line.len() - 2);
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Nothing comes for a while, and the connection stays open.
+    pub(crate) async fn expect_silence(&mut self) {
+        let mut byte = [0];
+        let read = self.env.timeout(A_WHILE, self.conn.read(&mut byte)).await;
+        assert!(read.is_err(), "{read:?} {byte:?} instead of silence");
+    }
+
+    /// The connection ends, and not a byte comes before that.
+    pub(crate) async fn expect_end(&mut self) {
+        assert_eq!(String::from_utf8_lossy(&self.rest().await), "");
+    }
+
+    /// Everything up to the connection's end.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        // A reset is an end too.
+        let _ = self
+            .env
+            .timeout(SOON, self.conn.read_to_end(&mut all))
+            .await
+            .expect("the connection must end");
+        all
+    }
+}

@@ -1,0 +1,64 @@
+# The commands that people and CI run. Needs a Rust toolchain; what else is missing is installed.
+
+CARGO ?= cargo
+# Where `make up` keeps its cluster.
+DIR ?= ./.redoubt
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Tests plant known bugs, to see that they are caught. The tests themselves are built with the same features, so that
+# both share one target directory and nothing is built twice. Release builds never have them (see `lint`).
+PLANTED := --features redoubt-journal/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test lint bench clean servers
+
+help:
+	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
+	@echo 'make down   stop it from another terminal, or what a killed one left running'
+	@echo 'make test   run every test, over real processes'
+	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
+	@echo 'make bench  compare with a stock Redis on this machine'
+	@echo 'make clean  make down, then remove $(DIR) and everything built'
+
+up: servers
+	$(CARGO) build --release --workspace
+	$(TARGET)/release/redoubt dev up --dir $(DIR)
+
+down:
+	@if [ -x $(TARGET)/release/redoubt ]; then $(TARGET)/release/redoubt dev down --dir $(DIR); fi
+
+# With nextest, which serialises what starts processes (.config/nextest.toml), or without.
+test: servers
+	$(CARGO) build --workspace --bins $(PLANTED)
+	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug"; set -x; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace $(PLANTED); \
+	else \
+		$(CARGO) test --workspace $(PLANTED) --no-fail-fast -- --test-threads=1; \
+	fi
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if $(CARGO) tree --workspace --edges features,normal,build --invert redoubt-env | grep -q planted-bugs; then \
+		echo 'planted bugs are in the default features of some crate: release builds would have them' >&2; exit 1; \
+	fi
+
+bench: servers
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p redoubt-benches
+
+clean: down
+	rm -rf $(DIR)
+	$(CARGO) clean
+
+# A stock server and its command-line tools, from the system's packages.
+servers:
+	@if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo 'redis-server 7.0 or later and redis-cli are needed on the PATH: install them with your package manager' >&2; \
+		exit 1; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	set -ex; \
+	$$sudo apt-get update; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server redis-tools

@@ -5,6 +5,8 @@
 
 mod pump;
 mod window;
+#[cfg(test)]
+mod window_tests;
 
 pub use window::{AppendStart, Appended};
 

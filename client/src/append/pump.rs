@@ -123,6 +123,15 @@ impl Pump {
     /// The error to end with, if a quorum's position proves that the refusal can't heal.
     async fn ask_the_quorum(&self, refused: Refused) -> Option<AppendError> {
         match self.client.describe(RPC_DEADLINE).await {
+            Ok(found)
+                if found
+                    .writer
+                    .epoch
+                    .is_some_and(|current| current > self.start.epoch) =>
+            {
+                let message = format!("{}; the epoch is {:?} now", refused.message, found.writer.epoch);
+                Some(AppendError::Fenced(message))
+            }
             Ok(found) if self.window.is_hopeless(&found.position) => {
                 let (end, chain) = (found.position.pending_end, found.position.pending_chain);
                 let message = format!("{}; a quorum stands at {end} with chain {chain}", refused.message);

@@ -323,7 +323,13 @@ impl Verifier {
         let Some(lineage) = &mut self.lineage else {
             return Ok(());
         };
-        while let Some(step) = self.ahead.pop_front_if(|step| step.from <= self.position) {
+        while let Some(step) = self
+            .ahead
+            .front()
+            .copied()
+            .filter(|step| step.from <= self.position)
+        {
+            self.ahead.pop_front();
             lineage
                 .push(step, step.from)
                 .map_err(|e| Rejected::Misbehaved(e.to_string()))?;

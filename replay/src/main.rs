@@ -4,7 +4,7 @@ use clap::Parser;
 use redoubt_env::Env;
 use redoubt_replay::{Config, run};
 use redoubt_types::{ClusterId, JournalName};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

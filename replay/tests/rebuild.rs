@@ -9,11 +9,14 @@
 mod common;
 
 use common::journal::{FakeJournal, FakeNode, replid};
-use common::redis::{Redis, free_port};
+use common::redis::{Redis, free_port, until};
 use redoubt_client::{Client, ClientConfig};
 use redoubt_env::Env;
 use redoubt_replay::{RebuildError, RebuildReport, Unfit, rebuild};
 use redoubt_types::Offset;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
 
 async fn rebuild_into(node: &FakeNode, into: &str) -> Result<RebuildReport, RebuildError> {
     let env = Env::real();
@@ -111,4 +114,65 @@ async fn a_server_that_is_not_there_is_said_to_be_so() {
         rebuild_into(&node, &nowhere).await,
         Err(RebuildError::Unreachable { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_live_journal_is_cut_at_the_tail_of_the_start() {
+    let (journal, node, _) = filled().await;
+    let redis = Redis::start(&[]).await;
+    let counts = Mutex::new(BTreeMap::new());
+    let writing = async {
+        for n in 1.. {
+            let tail = journal.append(&[&["INCR", "count"]]);
+            counts.lock().unwrap().insert(tail, n);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let target = address(&redis);
+    let report = tokio::select! {
+        report = rebuild_into(&node, &target) => report.unwrap(),
+        () = writing => unreachable!(),
+    };
+    let counts = counts.into_inner().unwrap();
+    let expected = counts.get(&report.tail.get()).copied().unwrap_or(0);
+    let held: u64 = redis
+        .call(&["-n", "5", "GET", "count"])
+        .await
+        .parse()
+        .unwrap_or(0);
+    assert_eq!(held, expected);
+    assert!(
+        counts.len() as u64 > expected,
+        "nothing was written meanwhile: this proves nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_rebuild_that_fails_midway_lets_the_server_go_and_says_so() {
+    let journal = FakeJournal::new('a');
+    // The only copy of the second record is damaged: the server can't be fed to the tail.
+    let node = journal.node("journal-1", Some(1)).await;
+    journal.promote('b');
+    journal.append(&[&["SET", "a", "1"]]);
+    journal.append(&[&["SET", "b", "1"]]);
+    let redis = Redis::start(&[]).await;
+    let target = address(&redis);
+    let cut = async {
+        let fed = async || redis.call(&["EXISTS", "a"]).await == "1";
+        until("the first record is there", fed).await;
+        // The rebuild loses its connection to the server.
+        redis.call(&["CLIENT", "KILL", "TYPE", "NORMAL"]).await;
+        std::future::pending::<()>().await;
+    };
+    let failed = tokio::select! {
+        report = rebuild_into(&node, &target) => report.unwrap_err(),
+        () = cut => unreachable!(),
+    };
+    let text = failed.to_string();
+    assert!(
+        text.contains("NOT equal to the journal") && text.contains("told REPLICAOF NO ONE"),
+        "{text}"
+    );
+    assert_eq!(redis.replication("role").await, "master");
+    assert_eq!(redis.call(&["EXISTS", "b"]).await, "0");
 }

@@ -82,7 +82,10 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, conn: Box<dyn Conn>, pee
         Ok(next) => {
             tracing::info!(peer, at = next.from.get(), newer = %next.replid, "link closed: its replid ended");
         }
-        Err(e @ (LinkError::Tail(_) | LinkError::Plan(_))) => tracing::error!(peer, "link closed: {e}"),
+        Err(e @ (LinkError::Tail(_) | LinkError::Plan(_))) => {
+            tracing::error!(peer, "link closed: {e}");
+            shared.registry().troubled(e.to_string());
+        }
         Err(e) => tracing::info!(peer, "link closed: {e}"),
     }
 }

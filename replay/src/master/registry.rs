@@ -64,6 +64,7 @@ pub(crate) struct Registry {
     /// The replid that the last PSYNC was answered with.
     newest: Option<ReplId>,
     full_syncs: BTreeMap<String, u64>,
+    trouble: Option<String>,
 }
 
 impl Registry {
@@ -141,6 +142,16 @@ impl Registry {
             })
         };
         self.links.iter().filter_map(report).collect()
+    }
+
+    /// The journal could not be passed on to a link.
+    pub(crate) fn troubled(&mut self, why: String) {
+        self.trouble = Some(why);
+    }
+
+    /// Why the journal could not be passed on when that last happened.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// Full syncs of `address` so far.

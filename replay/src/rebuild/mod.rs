@@ -163,7 +163,7 @@ async fn feed(
     goal: Offset,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<ReplId, TargetError> {
-    let (mut fed, mut moved) = (None, env.now());
+    let (mut fed, mut moved) = (Offset::ZERO, env.now());
     loop {
         env.sleep(REBUILD_POLL_EVERY).await;
         let replication = target.replication().await?;
@@ -175,19 +175,20 @@ async fn feed(
             progress(Progress { fed: goal, goal });
             return Ok(replid);
         }
+        // The furthest so far: a link that comes and goes is no progress.
         let now = replication.slave_repl_offset.filter(|_| replication.link_up);
-        if now != fed {
+        if let Some(now) = now.filter(|now| *now > fed) {
             (fed, moved) = (now, env.now());
-            progress(Progress {
-                fed: now.unwrap_or(Offset::ZERO),
-                goal,
-            });
+            progress(Progress { fed, goal });
         }
         if env.now().since(moved) > REBUILD_STALL_MAX {
-            let at = fed.map_or("nothing: its link never came up or broke".to_owned(), |o| {
-                format!("offset {o}")
-            });
-            let why = format!("no progress for {REBUILD_STALL_MAX:?} towards {goal}; it holds {at}");
+            let link = if replication.link_up { "up" } else { "down" };
+            let why = shared
+                .registry()
+                .trouble()
+                .map_or(String::new(), |t| format!(": {t}"));
+            let why =
+                format!("it stood at {fed} of {goal} for {REBUILD_STALL_MAX:?}, its link is {link}{why}");
             return Err(TargetError::Unexpected(why));
         }
     }

@@ -24,6 +24,8 @@ pub fn replid(digit: char) -> ReplId {
 #[derive(Clone, Debug)]
 struct Entry {
     start: u64,
+    /// Chain of the stream before it.
+    chain: Chain,
     end: u64,
     replid: ReplId,
     epoch: u64,
@@ -35,6 +37,8 @@ struct Entry {
 struct State {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// Chain of the whole stream.
+    chain: Chain,
     lineage: Lineage,
     groups: u64,
     scanner: StreamScanner,
@@ -53,7 +57,10 @@ impl State {
 
     fn position(&self) -> v1::Position {
         let tail = self.tail();
-        let chain = Chain::EMPTY.extend(&self.bytes[..tail as usize]).get();
+        let chain = self
+            .shown
+            .map_or(self.chain, |shown| self.entries[shown].chain)
+            .get();
         v1::Position {
             tail,
             tail_chain: chain,
@@ -78,6 +85,7 @@ impl FakeJournal {
         let state = State {
             bytes: Vec::new(),
             entries: Vec::new(),
+            chain: Chain::EMPTY,
             lineage: Lineage::new(replid(digit)),
             groups: 0,
             scanner: StreamScanner::default(),
@@ -113,6 +121,7 @@ impl FakeJournal {
             let last = *s.lineage.last();
             s.entries.push(Entry {
                 start,
+                chain: s.chain,
                 end: s.bytes.len() as u64,
                 replid: last.replid,
                 epoch: last.epoch.map_or(1, Epoch::get),
@@ -120,6 +129,7 @@ impl FakeJournal {
                 groups,
                 db,
             });
+            s.chain = s.chain.extend(&payload);
             s.groups += u64::from(groups);
             s.bytes.len() as u64
         })
@@ -153,6 +163,11 @@ impl FakeJournal {
         self.change(|s| s.shown = entries);
     }
 
+    /// The whole stream.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.state.lock().unwrap().bytes.clone()
+    }
+
     /// The latest report of replicas.
     pub fn reports(&self) -> Vec<v1::ReplicaReport> {
         self.state.lock().unwrap().reports.clone()
@@ -168,33 +183,45 @@ impl FakeJournal {
             damaged,
             endpoint: endpoint.clone(),
         };
-        let damage_sent = Arc::new(Mutex::new(0));
+        let sent = Arc::new(Mutex::new(Sent::default()));
         let service = Service {
             node: Arc::new(service),
-            damage_sent: damage_sent.clone(),
+            sent: sent.clone(),
         };
         let server = tonic::transport::Server::builder()
             .add_service(JournalServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         FakeNode {
             endpoint,
-            damage_sent,
+            sent,
             task: tokio::spawn(async move { drop(server.await) }),
         }
     }
 }
 
+/// What a node sent.
+#[derive(Default)]
+struct Sent {
+    entries: u64,
+    damaged: u64,
+}
+
 /// A running node; dropping it ends it.
 pub struct FakeNode {
     pub endpoint: String,
-    damage_sent: Arc<Mutex<u64>>,
+    sent: Arc<Mutex<Sent>>,
     task: JoinHandle<()>,
 }
 
 impl FakeNode {
     /// How often it sent its damaged entry.
     pub fn damage_sent(&self) -> u64 {
-        *self.damage_sent.lock().unwrap()
+        self.sent.lock().unwrap().damaged
+    }
+
+    /// Entries that it sent.
+    pub fn entries_sent(&self) -> u64 {
+        self.sent.lock().unwrap().entries
     }
 }
 
@@ -213,14 +240,14 @@ struct Node {
 
 struct Service {
     node: Arc<Node>,
-    damage_sent: Arc<Mutex<u64>>,
+    sent: Arc<Mutex<Sent>>,
 }
 
 type Sender = mpsc::Sender<Result<v1::TailResponse, Status>>;
 
 impl Node {
     /// What a tail sends next from `at` on, knowing `steps` steps; `None` when it has all.
-    fn next(&self, at: u64, steps: usize, damage_sent: &Mutex<u64>) -> Option<Event> {
+    fn next(&self, at: u64, steps: usize, sent: &Mutex<Sent>) -> Option<Event> {
         let s = self.journal.state.lock().unwrap();
         let number = s.entries.iter().position(|e| e.end > at && e.end <= s.tail());
         let entry = number.map(|n| &s.entries[n]);
@@ -232,7 +259,7 @@ impl Node {
         let mut payload = s.bytes[entry.start as usize..entry.end as usize].to_vec();
         let payload_crc = payload_crc(&payload);
         if self.damaged.is_some() && self.damaged == number {
-            *damage_sent.lock().unwrap() += 1;
+            sent.lock().unwrap().damaged += 1;
             payload[0] ^= 1;
         }
         Some(Event::Entry(v1::TailEntry {
@@ -240,7 +267,7 @@ impl Node {
                 epoch: entry.epoch,
                 replid: entry.replid.to_string(),
                 start: entry.start,
-                chain: Chain::EMPTY.extend(&s.bytes[..entry.start as usize]).get(),
+                chain: entry.chain.get(),
                 payload: payload.into(),
                 payload_crc,
                 captured_wall_ms: 1_700_000_000_000,
@@ -252,7 +279,7 @@ impl Node {
         }))
     }
 
-    async fn tail(&self, mut at: u64, follow: bool, damage_sent: &Mutex<u64>, out: &Sender) -> Option<()> {
+    async fn tail(&self, mut at: u64, follow: bool, sent: &Mutex<Sent>, out: &Sender) -> Option<()> {
         let event = |event| Ok(v1::TailResponse { event: Some(event) });
         let mut changed = self.journal.changed.subscribe();
         let (tail, lineage) = {
@@ -277,12 +304,13 @@ impl Node {
         out.send(event(Event::Start(start))).await.ok()?;
         loop {
             changed.mark_unchanged();
-            while let Some(next) = self.next(at, steps, damage_sent) {
+            while let Some(next) = self.next(at, steps, sent) {
                 match &next {
                     Event::Lineage(_) => steps += 1,
                     Event::Entry(e) => {
                         let entry = e.entry.as_ref()?;
                         at = entry.start + entry.payload.len() as u64;
+                        sent.lock().unwrap().entries += 1;
                     }
                     _ => {}
                 }
@@ -337,9 +365,9 @@ impl Journal for Service {
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let (out, events) = mpsc::channel(4);
-        let (node, damage_sent) = (self.node.clone(), self.damage_sent.clone());
+        let (node, sent) = (self.node.clone(), self.sent.clone());
         let v1::TailRequest { from, follow, .. } = request.into_inner();
-        tokio::spawn(async move { node.tail(from, follow, &damage_sent, &out).await });
+        tokio::spawn(async move { node.tail(from, follow, &sent, &out).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(events).map(|e| e))))
     }
 

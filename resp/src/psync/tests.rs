@@ -83,7 +83,7 @@ proptest! {
         behind in 0u64..20,
         begin in 0u64..60,
         n in 0u8..6,
-        held in 0u64..120,
+        held in prop_oneof![(0u64..120).prop_map(Err), (0usize..3, -1i64..2).prop_map(Ok)],
     ) {
         let mut at = 0;
         let begins: Vec<u64> = steps.iter().enumerate().map(|(i, d)| { at += if i == 0 { 0 } else { *d }; at }).collect();
@@ -91,6 +91,11 @@ proptest! {
         // By the bytes: everything held must be ours under that replid, everything behind it must be there.
         let next = begins.get(usize::from(n) + 1).copied().unwrap_or(tail);
         let end = begins.get(usize::from(n)).map(|_| next);
+        // Half of the time at an edge, or one beside it.
+        let held = match held {
+            Err(held) => held,
+            Ok((edge, by)) => [begin, end.unwrap_or(tail), tail][edge].saturating_add_signed(by),
+        };
         let want = end.is_some_and(|end| (begin..=end).contains(&held));
         prop_assert_eq!(continues(&l, tail, begin, &partial(n, held)), want);
     }

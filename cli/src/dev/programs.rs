@@ -93,7 +93,7 @@ impl Programs {
         let (program, mut args) = match part.kind {
             Kind::Journal => {
                 let mut args = own(&[]);
-                args.extend(["--dir".into(), paths.component(&part.name).into()]);
+                args.extend(["--dir".into(), paths.component(&part.name).join("data").into()]);
                 (&self.journal, args)
             }
             Kind::Replay => (&self.replay, own(&[("--endpoints", &journal)])),

@@ -27,7 +27,10 @@ fn epoch(n: u64) -> Epoch {
 
 fn begun() -> Admission {
     let mut a = Admission::new();
-    let genesis = Genesis { cluster: ClusterId::new([1; 16]), replid: replid(0) };
+    let genesis = Genesis {
+        cluster: ClusterId::new([1; 16]),
+        replid: replid(0),
+    };
     assert_eq!(a.apply(&Command::Genesis(genesis)), Verdict::Done);
     a
 }
@@ -72,7 +75,11 @@ fn admitted(v: &Verdict) -> bool {
 }
 
 fn renew(a: &mut Admission, e: u64, n: u64) -> Verdict {
-    a.apply(&Command::Renew { epoch: epoch(e), holder: holder(n), sent: WallTime::from_ms(5) })
+    a.apply(&Command::Renew {
+        epoch: epoch(e),
+        holder: holder(n),
+        sent: WallTime::from_ms(5),
+    })
 }
 
 #[test]
@@ -81,8 +88,15 @@ fn h01_an_append_proposed_before_a_claim_and_applied_after_it_is_nothing() {
     claim(&mut a, 1);
     let proposed = next(&a, 1, SET);
     let granted = claim(&mut a, 2);
-    assert!(matches!(a.apply(&proposed), Verdict::Refused(Refused::Fenced { .. })));
-    assert_eq!(a.position(), granted.position, "the tail that the claim was told is final");
+    assert!(matches!(
+        a.apply(&proposed),
+        Verdict::Refused(Refused::Fenced { .. })
+    ));
+    assert_eq!(
+        a.position(),
+        granted.position,
+        "the tail that the claim was told is final"
+    );
 }
 
 #[test]
@@ -91,7 +105,10 @@ fn h01_a_hole_left_by_a_dropped_proposal_refuses_what_came_behind_it() {
     claim(&mut a, 1);
     let first = next(&a, 1, SET);
     let second = bytes_at(1, Offset::new(SET.len() as u64), Chain::EMPTY.extend(SET), SET);
-    assert!(matches!(a.apply(&second), Verdict::Refused(Refused::Mismatch { .. })));
+    assert!(matches!(
+        a.apply(&second),
+        Verdict::Refused(Refused::Mismatch { .. })
+    ));
     assert!(admitted(&a.apply(&first)) && admitted(&a.apply(&second)));
 }
 
@@ -127,12 +144,21 @@ fn h02_a_retry_is_known_by_epoch_and_chain_not_by_offset() {
     let mut other = SET.to_vec();
     other[SET.len() - 3] = b'w';
     let same_place = bytes_at(1, Offset::ZERO, Chain::EMPTY, &other);
-    assert!(matches!(a.apply(&same_place), Verdict::Refused(Refused::Mismatch { .. })));
+    assert!(matches!(
+        a.apply(&same_place),
+        Verdict::Refused(Refused::Mismatch { .. })
+    ));
 
     claim(&mut a, 2);
-    assert!(matches!(a.apply(&lost), Verdict::Refused(Refused::Fenced { .. })), "a dead writer's retry");
+    assert!(
+        matches!(a.apply(&lost), Verdict::Refused(Refused::Fenced { .. })),
+        "a dead writer's retry"
+    );
     let as_new_epoch = bytes_at(2, Offset::ZERO, Chain::EMPTY, SET);
-    assert!(matches!(a.apply(&as_new_epoch), Verdict::Refused(Refused::Mismatch { .. })), "of another epoch");
+    assert!(
+        matches!(a.apply(&as_new_epoch), Verdict::Refused(Refused::Mismatch { .. })),
+        "of another epoch"
+    );
 }
 
 #[test]
@@ -144,9 +170,15 @@ fn h02_a_retry_cut_differently_is_known_by_its_ends() {
         assert!(admitted(&a.apply(&append)));
     }
     let three = SET.repeat(3);
-    assert!(matches!(a.apply(&bytes_at(1, Offset::ZERO, Chain::EMPTY, &three)), Verdict::Duplicate { .. }));
+    assert!(matches!(
+        a.apply(&bytes_at(1, Offset::ZERO, Chain::EMPTY, &three)),
+        Verdict::Duplicate { .. }
+    ));
     let odd = &three[..SET.len() + 5];
-    assert!(matches!(a.apply(&bytes_at(1, Offset::ZERO, Chain::EMPTY, odd)), Verdict::Refused(_)));
+    assert!(matches!(
+        a.apply(&bytes_at(1, Offset::ZERO, Chain::EMPTY, odd)),
+        Verdict::Refused(_)
+    ));
 }
 
 #[test]
@@ -156,7 +188,9 @@ fn h03_a_group_joins_with_its_last_fragment_only() {
     let group = [MULTI, SELECT, SET, EXEC].concat();
     for (cut, whole) in [(0..20, false), (20..50, false), (50..group.len(), true)] {
         let fragment = next(&a, 1, &group[cut]);
-        let Verdict::Admitted { tail, frame, .. } = a.apply(&fragment) else { panic!() };
+        let Verdict::Admitted { tail, frame, .. } = a.apply(&fragment) else {
+            panic!()
+        };
         assert_eq!(frame.whole, whole);
         assert_eq!(tail.get(), if whole { group.len() as u64 } else { 0 });
     }
@@ -172,10 +206,16 @@ fn h03_a_claim_discards_an_unfinished_group_and_a_later_fragment_of_it() {
     a.apply(&first);
     let rest = next(&a, 1, &group[25..]);
     let g = claim(&mut a, 2);
-    assert_eq!((g.position.tail, g.position.pending_end), (Offset::ZERO, Offset::ZERO));
+    assert_eq!(
+        (g.position.tail, g.position.pending_end),
+        (Offset::ZERO, Offset::ZERO)
+    );
     assert!(matches!(a.apply(&rest), Verdict::Refused(Refused::Fenced { .. })));
     let rest_as_new = bytes_at(2, Offset::ZERO, Chain::EMPTY, &group[25..]);
-    assert!(matches!(a.apply(&rest_as_new), Verdict::Refused(Refused::Framing(_))));
+    assert!(matches!(
+        a.apply(&rest_as_new),
+        Verdict::Refused(Refused::Framing(_))
+    ));
     let append = next(&a, 2, SET);
     assert!(admitted(&a.apply(&append)));
 }
@@ -184,14 +224,24 @@ fn h03_a_claim_discards_an_unfinished_group_and_a_later_fragment_of_it() {
 fn an_entry_never_holds_a_group_and_a_part_of_another() {
     let mut a = begun();
     claim(&mut a, 1);
-    for bad in [[SET, &SET[..7]].concat(), [&SET[..7], b"x"].concat(), b"PING\r\n".to_vec()] {
+    for bad in [
+        [SET, &SET[..7]].concat(),
+        [&SET[..7], b"x"].concat(),
+        b"PING\r\n".to_vec(),
+    ] {
         let append = next(&a, 1, &bad);
-        assert!(matches!(a.apply(&append), Verdict::Refused(Refused::Framing(_))), "{bad:?}");
+        assert!(
+            matches!(a.apply(&append), Verdict::Refused(Refused::Framing(_))),
+            "{bad:?}"
+        );
     }
     let fragment = next(&a, 1, &SET[..7]);
     assert!(admitted(&a.apply(&fragment)));
     let too_much = next(&a, 1, &[&SET[7..], SET].concat());
-    assert!(matches!(a.apply(&too_much), Verdict::Refused(Refused::Framing(_))));
+    assert!(matches!(
+        a.apply(&too_much),
+        Verdict::Refused(Refused::Framing(_))
+    ));
     let last = next(&a, 1, &SET[7..]);
     assert!(admitted(&a.apply(&last)));
 }
@@ -201,11 +251,26 @@ fn given_back_is_over() {
     let mut a = begun();
     claim(&mut a, 1);
     assert_eq!(renew(&mut a, 1, 1), Verdict::Done);
-    assert!(matches!(renew(&mut a, 1, 2), Verdict::Refused(Refused::Fenced { .. })), "another process");
-    assert_eq!(a.apply(&Command::Release { epoch: epoch(1), holder: holder(1) }), Verdict::Done);
-    assert!(matches!(renew(&mut a, 1, 1), Verdict::Refused(Refused::Fenced { released: true, .. })));
+    assert!(
+        matches!(renew(&mut a, 1, 2), Verdict::Refused(Refused::Fenced { .. })),
+        "another process"
+    );
+    assert_eq!(
+        a.apply(&Command::Release {
+            epoch: epoch(1),
+            holder: holder(1)
+        }),
+        Verdict::Done
+    );
+    assert!(matches!(
+        renew(&mut a, 1, 1),
+        Verdict::Refused(Refused::Fenced { released: true, .. })
+    ));
     let append = next(&a, 1, SET);
-    assert!(matches!(a.apply(&append), Verdict::Refused(Refused::Fenced { .. })));
+    assert!(matches!(
+        a.apply(&append),
+        Verdict::Refused(Refused::Fenced { .. })
+    ));
 }
 
 #[test]
@@ -218,22 +283,42 @@ fn a_session_stands_at_the_tail_and_outlives_its_epoch() {
         at: Offset::ZERO,
         server: "redis 7.0.15".into(),
     };
-    let elsewhere = Session { at: Offset::new(3), ..session.clone() };
-    assert!(matches!(a.apply(&Command::Session(elsewhere)), Verdict::Refused(Refused::SessionNotAtTail { .. })));
+    let elsewhere = Session {
+        at: Offset::new(3),
+        ..session.clone()
+    };
+    assert!(matches!(
+        a.apply(&Command::Session(elsewhere)),
+        Verdict::Refused(Refused::SessionNotAtTail { .. })
+    ));
     assert_eq!(a.apply(&Command::Session(session.clone())), Verdict::Done);
     assert_eq!(claim(&mut a, 2).session, Some(session.clone()));
-    assert!(matches!(a.apply(&Command::Session(session)), Verdict::Refused(Refused::Fenced { .. })));
+    assert!(matches!(
+        a.apply(&Command::Session(session)),
+        Verdict::Refused(Refused::Fenced { .. })
+    ));
 }
 
 #[test]
 fn bytes_are_taken_under_the_lineage_s_last_replid_only() {
     let mut a = begun();
     claim(&mut a, 1);
-    let step = LineageStep { replid: replid(1), from: Offset::ZERO, epoch: Some(epoch(1)) };
+    let step = LineageStep {
+        replid: replid(1),
+        from: Offset::ZERO,
+        epoch: Some(epoch(1)),
+    };
     assert_eq!(a.apply(&Command::Lineage(step)), Verdict::Done);
-    assert_eq!(a.apply(&Command::Lineage(step)), Verdict::Done, "recorded twice is recorded");
+    assert_eq!(
+        a.apply(&Command::Lineage(step)),
+        Verdict::Done,
+        "recorded twice is recorded"
+    );
     let under_old = next(&a, 1, SET);
-    assert!(matches!(a.apply(&under_old), Verdict::Refused(Refused::Lineage(_))));
+    assert!(matches!(
+        a.apply(&under_old),
+        Verdict::Refused(Refused::Lineage(_))
+    ));
     assert_eq!(a.lineage().map(Lineage::len), Some(2));
 }
 

@@ -67,8 +67,17 @@ impl SimFiles {
         sim.faults.power_on();
     }
 
+    /// Kills the process, so to say: every open file and lock is dead, and a failed power is back as if it had
+    /// been the process that ended; but nothing is lost and nothing is synced, since the page cache survives.
+    pub fn kill(&self) {
+        let mut sim = self.sim();
+        sim.life += 1;
+        sim.faults.power_on();
+    }
+
     /// Lets `calls` more changing calls happen; with the next one the power fails: it has an effect that
-    /// only a following [`SimFiles::power_cut`] decides, and returns an error, as does every call after it.
+    /// only a following [`SimFiles::power_cut`] (or [`SimFiles::kill`]) decides, and returns an error, as does
+    /// every call after it.
     pub fn power_off_after(&self, calls: u64) {
         self.sim().faults.power_off_after(calls);
     }

@@ -134,3 +134,18 @@ fn a_lock_excludes_until_it_is_dropped() {
     drop(held);
     drop(files.lock_dir(dir()).unwrap());
 }
+
+#[test]
+fn a_killed_process_loses_nothing_until_the_power_is_cut() {
+    let files = SimFiles::new(1);
+    let f = file(&files, "f");
+    put(&f, 0, &[1; 512]);
+    let lock = files.lock_dir(dir()).unwrap();
+    files.kill();
+    assert!(f.sync_data().is_err());
+    assert!(files.lock_dir(dir()).is_ok());
+    drop(lock);
+    assert_eq!(files.contents(&dir().join("f")).unwrap(), [1; 512]);
+    files.power_cut(5);
+    assert_eq!(files.paths(), Vec::<PathBuf>::new());
+}

@@ -259,6 +259,13 @@ impl Log {
     ) -> Result<Log, OpenError> {
         let files = &**env.files();
         let segments = find(files, dir, node)?;
+        // What is read here may never have reached the disk: a process that was killed between a write and its
+        // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
+        // the last segment, and the seal of the one before; every earlier seal was synced before a record was
+        // written behind it.
+        for s in segments.iter().rev().take(2) {
+            s.file.sync_data().map_err(OpenError::io("sync", &s.path))?;
+        }
         let mut index = LogIndex::default();
         for i in 0..segments.len() {
             let found = &segments[i];
@@ -288,12 +295,6 @@ impl Log {
             let End::Last { end, torn_bytes, cut } = end else {
                 continue;
             };
-            // What was read may never have reached the disk before the last crash; now it has to, since from
-            // here on it counts as durable.
-            found
-                .file
-                .sync_data()
-                .map_err(OpenError::io("sync", &found.path))?;
             let active = if cut {
                 cut_here(env, dir, options, found, end, &index)?
             } else {

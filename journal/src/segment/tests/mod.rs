@@ -1,6 +1,7 @@
 //! What the storage promises, over the simulated disk; each file names a promise.
 
 mod basics;
+mod golden;
 mod model;
 mod torn_or_rotten;
 mod vote;

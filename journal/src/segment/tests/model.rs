@@ -32,8 +32,10 @@ enum Act {
         seed: u64,
     },
     /// Somewhere in what follows, opening included.
+    /// And then only the process dies, if `kill`: what it wrote and did not sync is still readable.
     PowerOffAfter {
         calls: u64,
+        kill: bool,
     },
     Close,
 }
@@ -51,7 +53,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Read),
         1 => any::<bool>().prop_map(|lose_metadata| Act::Kill { lose_metadata }),
         1 => any::<u64>().prop_map(|seed| Act::PowerCut { seed }),
-        2 => (0u64..25).prop_map(|calls| Act::PowerOffAfter { calls }),
+        3 => (0u64..25, any::<bool>()).prop_map(|(calls, kill)| Act::PowerOffAfter { calls, kill }),
         1 => Just(Act::Close),
     ]
 }
@@ -102,6 +104,7 @@ struct World {
     committed_floor: u64,
     term: u64,
     seed: u64,
+    kill: bool,
 }
 
 type Check = Result<(), String>;
@@ -132,6 +135,7 @@ impl World {
             committed_floor: 0,
             term: 1,
             seed: 0,
+            kill: false,
         }
     }
 
@@ -140,7 +144,8 @@ impl World {
         for act in acts {
             self.act(act)?;
             if self.node.files.is_off() {
-                self.power_cut()?;
+                self.restart_disk();
+                self.crash()?;
             }
         }
         self.power_cut()
@@ -226,7 +231,10 @@ impl World {
                 self.seed ^= seed;
                 self.power_cut()?;
             }
-            Act::PowerOffAfter { calls } => self.node.files.power_off_after(*calls),
+            Act::PowerOffAfter { calls, kill } => {
+                self.kill = *kill;
+                self.node.files.power_off_after(*calls);
+            }
             Act::Close => {
                 let done = self.pend(true);
                 self.storage().close(done);
@@ -287,9 +295,19 @@ impl World {
         Ok(())
     }
 
-    fn power_cut(&mut self) -> Check {
+    /// After the power went off: cuts it, or makes it a mere killing of the process.
+    fn restart_disk(&mut self) {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
-        self.node.files.power_cut(self.seed);
+        if std::mem::take(&mut self.kill) {
+            self.node.files.kill();
+        } else {
+            self.node.files.power_cut(self.seed);
+        }
+    }
+
+    fn power_cut(&mut self) -> Check {
+        self.kill = false;
+        self.restart_disk();
         self.crash()
     }
 
@@ -305,13 +323,16 @@ impl World {
                     self.storage = Some(storage);
                     break recovered;
                 }
-                Err(_) if self.node.files.is_off() => self.node.files.power_cut(self.seed),
+                Err(_) if self.node.files.is_off() => self.restart_disk(),
                 Err(e) => return Err(format!("{e}: {e:?}")),
             }
         };
         let found = match read_all(self.storage()) {
             Ok(found) => found,
-            Err(_) if self.node.files.is_off() => return self.power_cut(),
+            Err(_) if self.node.files.is_off() => {
+                self.restart_disk();
+                return self.crash();
+            }
             Err(e) => return Err(e.to_string()),
         };
         let mut log = self.base.clone();

@@ -140,6 +140,27 @@ fn h07_what_remains_undecidable_is_rot_of_the_last_batch_and_its_mark() {
 }
 
 #[test]
+fn h07_the_header_of_an_unused_segment_is_a_witness_too() {
+    // A crash between the next segment's creation and the seal; then rot of the last record before. Nothing
+    // behind it in its own file says that it was durable, but the unused segment's header does.
+    let node = Node::new(1);
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 7, 1600);
+    node.files.power_off_after(7);
+    storage.append(vec![record(1, 7, payload(1, 7, 1600))], Answer::default().done());
+    drop(storage);
+    node.files.kill();
+    assert!(node.files.contents(&node.segment(2)).is_some());
+    assert!(headers(&node, 1).iter().all(|(_, h)| h.kind != Kind::Seal));
+    let path = node.segment(1);
+    let rotten = u64::from(offset_of(&node, 1, 6)) + 70;
+    node.files.flip_bit(&path, rotten, 2);
+    assert!(matches!(node.open(), Err(OpenError::Rot { index: 6, .. })));
+    node.files.flip_bit(&path, rotten, 2);
+    assert_eq!(last_index(&node.open().unwrap().1), Some(6));
+}
+
+#[test]
 fn h07_truncated_suffix_stays_dead() {
     let node = Node::new(1);
     let (storage, _) = node.open().unwrap();
@@ -266,7 +287,7 @@ fn a_newer_format_is_refused() {
 fn a_crash_anywhere_in_a_roll_loses_nothing() {
     let mut rolled = 0;
     for calls in 0..14 {
-        for seed in 0..40 {
+        for seed in 0..30 {
             let node = Node::new(seed);
             let (storage, _) = node.open().unwrap();
             fill(&storage, 1, 0, 7, 1600);
@@ -275,9 +296,18 @@ fn a_crash_anywhere_in_a_roll_loses_nothing() {
             storage.append(vec![record(1, 7, payload(1, 7, 1600))], answer.done());
             let acked = answer.is_ok();
             drop(storage);
+            if seed % 2 == 0 {
+                // The process dies first: the next one finds what it wrote in the page cache, goes on, and
+                // then the power fails.
+                node.files.kill();
+                let (storage, recovered) = node.open().unwrap();
+                let next = last_index(&recovered).unwrap() + 1;
+                fill(&storage, 1, next, 8, 1600);
+            }
             node.files.power_cut(seed);
             let (storage, recovered) = node.open().unwrap();
             let last = last_index(&recovered).unwrap();
+            let acked = acked || seed % 2 == 0;
             assert!(
                 last == 7 || (last == 6 && !acked),
                 "calls {calls}, seed {seed}: last is {last}"
@@ -289,7 +319,7 @@ fn a_crash_anywhere_in_a_roll_loses_nothing() {
             rolled += u64::from(acked);
         }
     }
-    assert!(rolled > 0 && rolled < 14 * 40);
+    assert!(rolled > 0 && rolled < 14 * 30);
 }
 
 proptest! {

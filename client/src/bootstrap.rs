@@ -246,3 +246,122 @@ impl Client {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(n: u8) -> ClusterId {
+        ClusterId::new([n; 16])
+    }
+
+    fn empty(node: u64) -> Found {
+        let identity = NodeIdentity {
+            node: NodeId::new(node).unwrap(),
+            name: format!("n{}", node % 10),
+            address: format!("127.0.0.1:{}", 7000 + node % 10),
+            cluster: None,
+            version: String::new(),
+        };
+        Found { identity, seed: None }
+    }
+
+    fn seed(c: u8, nodes: &[u64]) -> Seed {
+        let members = nodes.iter().map(|n| member_of(&empty(*n).identity)).collect();
+        Seed {
+            cluster: cluster(c),
+            replid: ReplId::from_random([c; 20]),
+            members,
+        }
+    }
+
+    fn seeded(node: u64, seed: &Seed) -> Found {
+        let mut found = empty(node);
+        found.identity.cluster = Some(seed.cluster);
+        found.seed = Some(seed.clone());
+        found
+    }
+
+    fn refusal(found: &[Found], expected: Option<ClusterId>) -> Refused {
+        plan(found, expected).unwrap_err()
+    }
+
+    #[test]
+    fn h06_empty_nodes_become_a_cluster_of_all_of_them_sorted() {
+        let found = [empty(3), empty(1), empty(2)];
+        let Plan::Mint(members) = plan(&found, None).unwrap() else {
+            panic!("nothing to repeat")
+        };
+        assert_eq!(
+            members.iter().map(|m| m.node.get()).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+    }
+
+    #[test]
+    fn h06_a_bootstrap_cut_midway_is_repeated_as_it_was() {
+        let seed = seed(7, &[1, 2, 3]);
+        for having in [vec![2], vec![1, 3], vec![1, 2, 3]] {
+            let found: Vec<_> = (1..=3)
+                .map(|n| {
+                    if having.contains(&n) {
+                        seeded(n, &seed)
+                    } else {
+                        empty(n)
+                    }
+                })
+                .collect();
+            assert_eq!(plan(&found, None), Ok(Plan::Repeat(seed.clone())), "{having:?}");
+            assert_eq!(plan(&found, Some(cluster(7))), Ok(Plan::Repeat(seed.clone())));
+        }
+    }
+
+    #[test]
+    fn h06_a_wiped_node_is_not_made_a_voter_again() {
+        let seed = seed(7, &[1, 2, 3]);
+        // n3 under a new incarnation.
+        let refused = refusal(&[seeded(1, &seed), seeded(2, &seed), empty(13)], None);
+        assert_eq!(refused.reason, Reason::NotBootstrapped);
+        assert!(
+            refused.message.contains("`n3`") && refused.message.contains("new member"),
+            "{}",
+            refused.message
+        );
+    }
+
+    #[test]
+    fn h06_nodes_of_two_clusters_are_refused_and_so_is_another_than_the_expected_one() {
+        let (a, b) = (seed(7, &[1, 2]), seed(8, &[1, 2]));
+        assert_eq!(
+            refusal(&[seeded(1, &a), seeded(2, &b)], None).reason,
+            Reason::WrongCluster
+        );
+        assert_eq!(
+            refusal(&[seeded(1, &a)], Some(cluster(8))).reason,
+            Reason::WrongCluster
+        );
+        assert_eq!(
+            refusal(&[empty(1), empty(2)], Some(cluster(8))).reason,
+            Reason::WrongCluster
+        );
+    }
+
+    #[test]
+    fn one_node_behind_two_endpoints_is_refused() {
+        assert_eq!(refusal(&[empty(1), empty(1)], None).reason, Reason::Invalid);
+    }
+
+    #[test]
+    fn members_that_joined_later_need_no_seed() {
+        let seed = seed(7, &[1, 2]);
+        let mut later = empty(3);
+        later.identity.cluster = Some(seed.cluster);
+        let found = [seeded(1, &seed), seeded(2, &seed), later.clone()];
+        assert_eq!(plan(&found, None), Ok(Plan::Repeat(seed.clone())));
+        assert_eq!(
+            plan(std::slice::from_ref(&later), None),
+            Ok(Plan::Nothing(seed.cluster))
+        );
+        assert_eq!(refusal(&[later, empty(4)], None).reason, Reason::NotBootstrapped);
+    }
+}

@@ -105,6 +105,9 @@ pub const ROUND_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Silence on an append stream with unanswered entries after which it is broken off and another node is
 /// asked: by then an election is over, and sooner would send the same bytes twice at every slow fsync.
 pub const APPEND_SILENCE_MAX: Duration = ELECTION_TIMEOUT_MAX;
+/// How long a tail stands still before it asks a quorum whether its node is cut off. Rare enough to cost nothing
+/// on an idle journal.
+pub const TAIL_DOUBT_AFTER: Duration = Duration::from_secs(5);
 /// Verified bytes that a tail reads ahead of its consumer at most.
 pub const TAIL_PREFETCH_BYTES: usize = 4 * 1024 * 1024;
 

@@ -8,6 +8,7 @@ use crate::nodes::Fault;
 use crate::reason::Reason;
 use crate::refusal::{Refused, Scope};
 use bytes::Bytes;
+use redoubt_env::planted;
 use redoubt_proto::v1::{self, append_response};
 use redoubt_types::limits::{APPEND_SILENCE_MAX, APPEND_WINDOW_ENTRIES, RPC_DEADLINE};
 use redoubt_types::{BootTime, Offset, WallTime};
@@ -251,7 +252,12 @@ impl Pump {
             None => return Err(Over::Fault(Fault("its answer to Append is empty".to_owned()))),
         };
         match self.window.answered(answer) {
-            Taken::Appended(appended) => self.answered.send(Ok(appended)).await.map_err(|_| Over::Dropped),
+            Taken::Appended(mut appended) => {
+                if planted::on("h14_sent_at_of_answer") {
+                    appended.sent_at = self.client.inner.env.now();
+                }
+                self.answered.send(Ok(appended)).await.map_err(|_| Over::Dropped)
+            }
             Taken::Again(refused) => Err(Over::Again(refused)),
             Taken::Doubtful(refused) => Err(Over::Doubtful(refused)),
             Taken::Final(error) => Err(Over::Final(error)),

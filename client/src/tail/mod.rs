@@ -1,9 +1,13 @@
 //! A verified tail of the journal that goes on from another node when one fails, is silent or damaged.
 //!
-//! What may be passed on is decided in [`verify`]; the task in [`reader`] carries it out.
+//! What may be passed on is decided in [`verify`], when a node is given up that seems well in [`doubt`]; the task in
+//! [`reader`] carries it out.
 
+mod doubt;
 mod reader;
 mod verify;
+#[cfg(test)]
+mod verify_tests;
 
 pub use verify::{TailEvent, TailedEntry};
 

@@ -1,6 +1,7 @@
 //! The task of a tail: opens a stream at some node, has everything verified, and leaves the node for another
 //! one when it can't be trusted or does not answer.
 
+use super::doubt::{Doubt, Doubted};
 use super::verify::{Marked, Received, Rejected, TailEvent, Verified, Verifier};
 use crate::client::{Answered, Client};
 use crate::error::TailError;
@@ -8,6 +9,7 @@ use crate::health::{Health, Hunt, Next, Want};
 use crate::nodes::Fault;
 use crate::reason::Reason;
 use crate::refusal::{Refused, Scope};
+use futures_util::future::{BoxFuture, OptionFuture};
 use redoubt_proto::v1::{self, tail_response};
 use redoubt_proto::{InvalidField, cluster_id, epoch, lineage_from, lineage_step_from, replid};
 use redoubt_types::limits::{RPC_DEADLINE, TAIL_PREFETCH_BYTES, TAIL_SILENCE_MAX};
@@ -225,18 +227,7 @@ impl Reader {
         match (refused.reason, refused.position) {
             (Reason::Damaged, _) => return self.damaged(node, why),
             (Reason::BeyondEnd, Some(position)) => return Some(TailError::BeyondEnd { tail: position.tail }),
-            (Reason::BeforeBeginning, _) => {
-                // The refusal does not say where the beginning is.
-                match self.client.describe_at(node, false, RPC_DEADLINE).await {
-                    Ok(Answered::Done(found)) => {
-                        return Some(TailError::BeforeBeginning {
-                            beginning: found.beginning,
-                        });
-                    }
-                    Ok(Answered::Refused(_)) | Err(_) => self.leave(node, &why),
-                }
-                return None;
-            }
+            (Reason::BeyondEnd | Reason::BeforeBeginning, _) => return self.out_of_range(node, &why).await,
             _ => {}
         }
         match refused.scope() {
@@ -259,6 +250,24 @@ impl Reader {
         })
     }
 
+    /// The node refused the position, and did not say what it has instead.
+    async fn out_of_range(&mut self, node: usize, why: &str) -> Option<TailError> {
+        let position = self.verifier.position();
+        match self.client.describe_at(node, true, RPC_DEADLINE).await {
+            Ok(Answered::Done(d)) if d.confirmed && position > d.position.tail => {
+                let tail = d.position.tail;
+                return Some(TailError::BeyondEnd { tail });
+            }
+            Ok(Answered::Done(d)) if position < d.beginning => {
+                let beginning = d.beginning;
+                return Some(TailError::BeforeBeginning { beginning });
+            }
+            // It has it by now, or can't say.
+            Ok(_) | Err(_) => self.leave(node, why),
+        }
+        None
+    }
+
     /// Runs one stream from `node` until it is over.
     async fn stream(&mut self, node: usize) -> Result<Infallible, Over> {
         let client = self.client.clone();
@@ -273,6 +282,8 @@ impl Reader {
         let mut messages: Streaming<_> = inner.nodes.within(RPC_DEADLINE, journal.tail(request)).await?;
         self.verifier.opened();
         let mut heard_at = inner.env.now();
+        let mut doubt = Doubt::new(self.verifier.position(), heard_at);
+        let mut asking: Option<BoxFuture<'_, Option<Offset>>> = None;
         loop {
             // One timer per so often, not one per message; a coarse one will do.
             let mut tick = std::pin::pin!(inner.env.sleep(TAIL_SILENCE_MAX / 4));
@@ -287,14 +298,34 @@ impl Reader {
                             heard_at = inner.env.now();
                         }
                     }
+                    tail = OptionFuture::from(asking.as_mut()), if asking.is_some() => {
+                        asking = None;
+                        if let Some(tail) = tail.flatten() {
+                            doubt.told(tail, inner.env.now());
+                        }
+                    }
                     () = &mut tick => break,
                 }
             }
-            let silence = inner.env.now().since(heard_at);
+            let now = inner.env.now();
+            let silence = now.since(heard_at);
             if silence > TAIL_SILENCE_MAX {
                 return Err(Over::Fault(Fault(format!(
                     "nothing of use was heard for {silence:?}"
                 ))));
+            }
+            match doubt.check(self.verifier.position(), now) {
+                Doubted::Nothing => {}
+                Doubted::Ask => {
+                    let client = &client;
+                    asking = Some(Box::pin(async {
+                        client.describe(RPC_DEADLINE).await.ok().map(|d| d.position.tail)
+                    }));
+                }
+                Doubted::CutOff(tail) => {
+                    let why = format!("it seems cut off: a quorum stands at {tail}");
+                    return Err(Over::Fault(Fault(why)));
+                }
             }
         }
     }

@@ -51,6 +51,14 @@ impl Failure {
         Failure::failed(format!("can't {doing}: {error}"))
     }
 
+    /// The same kind of failure in other words.
+    pub(crate) fn with_message(&self, message: impl Into<String>) -> Self {
+        Failure {
+            code: self.code,
+            message: message.into(),
+        }
+    }
+
     /// What the process ends with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.code {

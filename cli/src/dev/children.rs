@@ -47,6 +47,8 @@ impl Children {
         let child = Command::new(&call.program)
             .args(&call.args)
             .current_dir(&folder)
+            // Logs are files.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -40,6 +40,11 @@ impl Paths {
         self.dir.join(name)
     }
 
+    /// The data directory of a journal node. A node formats an empty one only, so nothing of ours may lie in it.
+    pub(crate) fn data(&self, name: &str) -> PathBuf {
+        self.component(name).join("data")
+    }
+
     /// Its log.
     pub(crate) fn log(&self, part: &Part) -> PathBuf {
         let file = if part.kind.is_server() {

@@ -93,7 +93,7 @@ impl Programs {
         let (program, mut args) = match part.kind {
             Kind::Journal => {
                 let mut args = own(&[]);
-                args.extend(["--dir".into(), paths.component(&part.name).join("data").into()]);
+                args.extend(["--dir".into(), paths.data(&part.name).into()]);
                 (&self.journal, args)
             }
             Kind::Replay => (&self.replay, own(&[("--endpoints", &journal)])),
@@ -225,7 +225,7 @@ mod tests {
         let nodes = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
         assert_eq!(
             calls[0],
-            "--name journal-1 --listen 127.0.0.1:7101 --dir /d/journal-1"
+            "--name journal-1 --listen 127.0.0.1:7101 --dir /d/journal-1/data"
         );
         assert_eq!(
             calls[5],

@@ -218,10 +218,14 @@ impl Supervisor {
     }
 
     async fn fail(&mut self, failure: Failure) -> bool {
-        // Said now, since ending everything takes a while; whoever called us says it again at the end.
-        self.voice.note(&failure.to_string());
-        self.failure = Some(failure);
+        self.failed(&failure);
         self.end("stopping what was started").await
+    }
+
+    /// Says a failure now, since ending everything takes a while, and remembers that there was one.
+    fn failed(&mut self, failure: &Failure) {
+        self.voice.note(&format!("redoubt: {failure}"));
+        self.failure = Some(failure.with_message("the cluster was stopped for the reason given above"));
     }
 
     async fn end(&mut self, message: &str) -> bool {
@@ -253,8 +257,7 @@ impl Supervisor {
                     }
                     Action::GiveUp { part, why } => {
                         let why = self.why_given_up(part, &why);
-                        self.voice.note(&why.to_string());
-                        self.failure = Some(why);
+                        self.failed(&why);
                         self.beside = None;
                         events.push_back(Event::End);
                     }

@@ -1,1 +1,45 @@
-//! To be written.
+//! What the promises are tested with: whole clusters of real processes, real servers, clients that remember
+//! what was acknowledged to them, and a comparison that leaves nothing out.
+//!
+//! Everything listens on loopback only, on free ports, and is ended by its process id when its handle is
+//! dropped.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a harness drives real clocks, files and processes, and a failure in it is a failed test"
+)]
+
+mod cluster;
+mod equal;
+mod ports;
+mod server;
+mod tokens;
+
+pub use cluster::{Component, DevCluster, Options};
+pub use equal::{assert_equal, differences, wait_equal};
+pub use ports::free_base;
+pub use server::{Server, connect, info_field, try_connect};
+pub use tokens::{Outcome, Tokens};
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Asks `check` again and again until it is satisfied.
+///
+/// # Panics
+/// When `within` has passed; the message names `what` and the last answer.
+pub async fn eventually<T, E, F>(what: &str, within: Duration, mut check: impl FnMut() -> F) -> T
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let end = Instant::now() + within;
+    loop {
+        match check().await {
+            Ok(t) => return t,
+            Err(e) if Instant::now() > end => panic!("{what} did not happen within {within:?}: {e}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Whether two servers hold the same: the digest, and what it does not cover.
+//!
+//! `DEBUG DIGEST` is equal although times to live, consumer groups with their pending lists, and functions
+//! differ. So equal is: the digest, and per key PEXPIRETIME and `XINFO STREAM … FULL`, and FUNCTION DUMP,
+//! asked after writes stopped, at one offset.
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Everything that is compared.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    digest: String,
+    functions: Value,
+    /// By database and key: when it expires, and a stream's groups.
+    keys: BTreeMap<(i64, Vec<u8>), (i64, Value)>,
+}
+
+async fn picture(conn: &mut MultiplexedConnection) -> redis::RedisResult<Picture> {
+    let digest = redis::cmd("DEBUG").arg("DIGEST").query_async(conn).await?;
+    let functions = redis::cmd("FUNCTION").arg("DUMP").query_async(conn).await?;
+    let mut keys = BTreeMap::new();
+    let keyspace: String = redis::cmd("INFO").arg("keyspace").query_async(conn).await?;
+    let dbs: Vec<i64> = keyspace
+        .lines()
+        .filter_map(|l| l.strip_prefix("db")?.split_once(':')?.0.parse().ok())
+        .collect();
+    for db in dbs {
+        redis::cmd("SELECT").arg(db).query_async::<()>(conn).await?;
+        let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query_async(conn).await?;
+        for chunk in names.chunks(500) {
+            let mut ask = redis::pipe();
+            for name in chunk {
+                ask.cmd("PEXPIRETIME").arg(name).cmd("TYPE").arg(name);
+            }
+            let answers: Vec<Value> = ask.query_async(conn).await?;
+            for (name, answer) in chunk.iter().zip(answers.chunks(2)) {
+                let expires: i64 = redis::from_redis_value(&answer[0])?;
+                let kind: String = redis::from_redis_value(&answer[1])?;
+                let stream = if kind == "stream" {
+                    let mut ask = redis::cmd("XINFO");
+                    ask.arg("STREAM")
+                        .arg(name)
+                        .arg("FULL")
+                        .arg("COUNT")
+                        .arg(0)
+                        .query_async(conn)
+                        .await?
+                } else {
+                    Value::Nil
+                };
+                keys.insert((db, name.clone()), (expires, without_clocks(stream)));
+            }
+        }
+    }
+    redis::cmd("SELECT").arg(0).query_async::<()>(conn).await?;
+    Ok(Picture {
+        digest,
+        functions,
+        keys,
+    })
+}
+
+/// XINFO tells when a consumer was last seen, which is the server's own clock and not replicated, and how the
+/// stream is laid out in memory, which depends on when it was trimmed.
+fn without_clocks(value: Value) -> Value {
+    const OWN: [&str; 5] = [
+        "seen-time",
+        "active-time",
+        "radix-tree-keys",
+        "radix-tree-nodes",
+        "idle",
+    ];
+    let own = |key: &Value| redis::from_redis_value::<String>(key).is_ok_and(|k| OWN.contains(&k.as_str()));
+    match value {
+        Value::Array(items) => {
+            let pairs =
+                items.len() % 2 == 0 && items.iter().step_by(2).all(|k| matches!(k, Value::BulkString(_)));
+            if !pairs {
+                return Value::Array(items.into_iter().map(without_clocks).collect());
+            }
+            let kept = items.chunks(2).filter(|pair| !own(&pair[0]));
+            Value::Array(
+                kept.flat_map(|pair| [pair[0].clone(), without_clocks(pair[1].clone())])
+                    .collect(),
+            )
+        }
+        other => other,
+    }
+}
+
+/// What differs between two servers, at most ten lines of it.
+///
+/// # Errors
+/// What the client library says.
+pub async fn differences(
+    a: &mut MultiplexedConnection,
+    b: &mut MultiplexedConnection,
+) -> redis::RedisResult<Vec<String>> {
+    let (a, b) = (picture(a).await?, picture(b).await?);
+    let mut found = Vec::new();
+    if a.digest != b.digest {
+        found.push(format!("DEBUG DIGEST: {} and {}", a.digest, b.digest));
+    }
+    if a.functions != b.functions {
+        found.push("FUNCTION DUMP".into());
+    }
+    let names: std::collections::BTreeSet<_> = a.keys.keys().chain(b.keys.keys()).collect();
+    for (db, name) in names {
+        let key = (*db, name.clone());
+        let (x, y) = (a.keys.get(&key), b.keys.get(&key));
+        if x != y && found.len() < 10 {
+            found.push(format!(
+                "db {db} key {:?}: {x:?} and {y:?}",
+                String::from_utf8_lossy(name)
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Waits until the two servers are equal: the stream between them may still be moving.
+///
+/// # Panics
+/// With what still differs after 30 s.
+pub async fn wait_equal(a: &mut MultiplexedConnection, b: &mut MultiplexedConnection) {
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let found = differences(a, b).await.expect("both servers answer");
+        if found.is_empty() {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "the servers differ: {found:#?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The two servers are equal now.
+///
+/// # Panics
+/// With what differs.
+pub async fn assert_equal(a: &mut MultiplexedConnection, b: &mut MultiplexedConnection) {
+    let found = differences(a, b).await.expect("both servers answer");
+    assert!(found.is_empty(), "the servers differ: {found:#?}");
+}

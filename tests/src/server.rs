@@ -1,0 +1,102 @@
+//! A stock redis-server of a test's own, and connections.
+
+use redis::aio::MultiplexedConnection;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// A redis-server that ends with its handle.
+pub struct Server {
+    /// Its port on loopback.
+    pub port: u16,
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts an empty server with further arguments.
+    pub async fn start(args: &[&str]) -> Server {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--enable-debug-command", "local", "--dir"])
+            .arg(dir.path())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server starts");
+        let server = Server {
+            port,
+            child,
+            _dir: dir,
+        };
+        crate::eventually("the server answers", Duration::from_secs(10), || async {
+            let mut conn = try_connect(server.port).await?;
+            redis::cmd("PING").query_async::<String>(&mut conn).await
+        })
+        .await;
+        server
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> MultiplexedConnection {
+        connect(self.port).await
+    }
+}
+
+/// A connection to a port on loopback.
+///
+/// # Panics
+/// When there is none to be had.
+pub async fn connect(port: u16) -> MultiplexedConnection {
+    try_connect(port)
+        .await
+        .unwrap_or_else(|e| panic!("can't connect to port {port}: {e}"))
+}
+
+/// A connection to a port on loopback. Its answers may take as long as the longest deadline of a proxy.
+///
+/// # Errors
+/// What the client library says.
+pub async fn try_connect(port: u16) -> redis::RedisResult<MultiplexedConnection> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
+    let config = redis::AsyncConnectionConfig::new()
+        .set_response_timeout(Duration::from_secs(100))
+        .set_connection_timeout(Duration::from_secs(20));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// A field of an INFO section.
+///
+/// # Panics
+/// When the server does not answer or has no such field.
+pub async fn info_field(conn: &mut MultiplexedConnection, section: &str, field: &str) -> String {
+    let text: String = redis::cmd("INFO")
+        .arg(section)
+        .query_async(conn)
+        .await
+        .expect("INFO");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("INFO {section} has no {field}: {text}"))
+        .to_owned()
+}

@@ -9,7 +9,7 @@
 //! is ever added to a stream that has begun; no PSYNC is answered from one node's view alone; nothing here
 //! promotes anything but the target of a rebuild.
 //!
-//! In data-path order: [`source`] is the journal's side, [`master`] the replicas' side, and [`rebuild`] makes
+//! In data-path order: `source` is the journal's side, `master` the replicas' side, and [`rebuild`] makes
 //! one empty server equal to the journal and lets it go.
 
 mod config;

@@ -73,6 +73,19 @@ async fn an_empty_server_becomes_equal_to_the_tail() {
 }
 
 #[tokio::test]
+async fn an_empty_journal_gives_an_empty_server() {
+    let journal = FakeJournal::new('a');
+    let node = journal.node("journal-1", None).await;
+    let redis = Redis::start(&[]).await;
+    let report = rebuild_into(&node, &address(&redis)).await.unwrap();
+    assert_eq!(
+        (report.tail, report.replid, report.keys),
+        (Offset::ZERO, replid('a'), 0)
+    );
+    assert_eq!(redis.replication("role").await, "master");
+}
+
+#[tokio::test]
 async fn an_emptied_replica_is_not_continued_but_rebuilt() {
     let (_journal, node, tail) = filled().await;
     let redis = Redis::start(&[]).await;

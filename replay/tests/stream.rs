@@ -185,3 +185,32 @@ async fn many_replicas_are_served_and_one_that_goes_away_is_forgotten() {
     drop(raws);
     until("none is told", async || journal.reports().is_empty()).await;
 }
+
+#[tokio::test]
+async fn idle_connections_are_bounded_in_number_and_time() {
+    let journal = FakeJournal::new('a');
+    let node = journal.node("journal-1", None).await;
+    journal.promote('b');
+    let replay = replay("127.0.0.1:0", &[&node]).await;
+    let connect = async || TcpStream::connect(&replay.address).await.unwrap();
+    let closed_within = async |conn: &mut TcpStream, d| {
+        let read = tokio::time::timeout(d, conn.read(&mut [0])).await;
+        matches!(read, Ok(Ok(0) | Err(_)))
+    };
+    let mut idle = Vec::new();
+    for _ in 0..256 {
+        idle.push(connect().await);
+    }
+    assert!(
+        closed_within(&mut connect().await, Duration::from_secs(2)).await,
+        "one more is too many"
+    );
+    assert!(!closed_within(&mut idle[0], Duration::from_millis(300)).await);
+    // Those that ask for nothing make room again.
+    assert!(
+        closed_within(&mut idle[255], Duration::from_secs(12)).await,
+        "the handshake has a deadline"
+    );
+    let mut raw = Raw::ask(&replay, "? -1").await;
+    raw.takes_base('b').await;
+}

@@ -80,38 +80,37 @@ impl Metadata for MapMetadata {
     }
 }
 
+/// Memory that sled's page cache may take, bytes.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
 /// sled, in a directory of its own.
 #[derive(Debug)]
 pub struct SledMetadata(sled::Db);
 
 impl SledMetadata {
-    /// Opens the store at `dir`. A store that can't be opened is removed and begun anew: nothing in it is
-    /// needed.
+    /// Opens the store at `dir`. A store that is damaged is removed and begun anew: nothing in it is needed.
     ///
     /// # Errors
-    /// When not even an empty store can be made.
+    /// When the operating system refuses, or another process has the store open.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let first = match Self::try_open(dir) {
+        match Self::try_open(dir) {
             Ok(db) => return Ok(SledMetadata(db)),
-            Err(e) => e,
-        };
-        tracing::warn!(dir = %dir.display(), error = %first, "metadata can't be read: it is rebuilt");
+            Err(sled::Error::Io(e)) if e.kind() != io::ErrorKind::InvalidData => return Err(e),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "the metadata is damaged: it is rebuilt");
+            }
+        }
         std::fs::remove_dir_all(dir)?;
-        Self::try_open(dir).map(SledMetadata)
+        Self::try_open(dir).map(SledMetadata).map_err(to_io)
     }
 
-    fn try_open(dir: &Path) -> io::Result<sled::Db> {
+    fn try_open(dir: &Path) -> sled::Result<sled::Db> {
         // sled panics on some kinds of damage. The panic is contained here, before anything shares the store.
-        let open = || {
-            sled::Config::new()
-                .path(dir)
-                .cache_capacity(16 * 1024 * 1024)
-                .open()
-        };
-        match std::panic::catch_unwind(open) {
-            Ok(db) => db.map_err(to_io),
-            Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "sled panicked")),
-        }
+        let open = || sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open();
+        std::panic::catch_unwind(open).unwrap_or_else(|_| {
+            let what = io::Error::new(io::ErrorKind::InvalidData, "sled panicked");
+            Err(sled::Error::Io(what))
+        })
     }
 }
 

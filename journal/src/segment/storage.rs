@@ -46,6 +46,35 @@ struct ReadJob {
     answer: oneshot::Sender<Result<Vec<LogRecord>, ReadError>>,
 }
 
+/// Records being collected.
+struct Read {
+    records: Vec<LogRecord>,
+    /// Bytes of payload that still fit.
+    left: u64,
+}
+
+impl Read {
+    /// Adds `part`, unless it doesn't fit behind what there is; returns whether more may follow.
+    fn add(&mut self, part: Vec<LogRecord>) -> bool {
+        let bytes: u64 = part.iter().map(|r| r.payload.len() as u64).sum();
+        if bytes > self.left && !self.records.is_empty() {
+            return false;
+        }
+        self.left = self.left.saturating_sub(bytes);
+        self.records.extend(part);
+        self.left > 0
+    }
+
+    /// What was read, or the error if that is nothing.
+    fn or(self, error: ReadError) -> Result<Vec<LogRecord>, ReadError> {
+        if self.records.is_empty() {
+            Err(error)
+        } else {
+            Ok(self.records)
+        }
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
         self.core.abandon();
@@ -178,24 +207,43 @@ impl Storage {
     /// # Errors
     /// When not even the first can be read.
     pub async fn read(&self, start: u64, end: u64, max_bytes: u64) -> Result<Vec<LogRecord>, ReadError> {
-        let (end, cached_from) = {
-            let log = lock(&self.handle.core.shared);
-            let end = end.min(log.ids.end);
-            if start >= end {
-                return Ok(Vec::new());
-            }
-            if log.ids.get(start).is_none() {
-                return Err(ReadError::NotFound { index: start });
-            }
-            if let Some(records) = log.cache.get(start, end, max_bytes) {
-                return Ok(records);
-            }
-            (end, log.cache.first_index())
+        let mut read = Read {
+            records: Vec::new(),
+            left: max_bytes,
         };
-        // What is cached may not be in a file yet.
-        let end = cached_from.map_or(end, |from| end.min(from));
+        // The range may go on from the files into memory, and memory moves on while files are read.
+        loop {
+            let next = read.records.last().map_or(start, |r| r.id.index + 1);
+            let files_end = {
+                let log = lock(&self.handle.core.shared);
+                let end = end.min(log.ids.end);
+                if next >= end {
+                    return Ok(read.records);
+                }
+                if log.ids.get(next).is_none() {
+                    return read.or(ReadError::NotFound { index: next });
+                }
+                if let Some(cached) = log.cache.get(next, end, read.left) {
+                    read.add(cached);
+                    return Ok(read.records);
+                }
+                // What is cached may not be in a file yet.
+                log.cache.first_index().map_or(end, |from| end.min(from))
+            };
+            let part = match self.read_files(next, files_end, read.left).await {
+                Ok(part) => part,
+                Err(e) => return read.or(e),
+            };
+            let reached = part.last().is_some_and(|r| r.id.index + 1 == files_end);
+            if !read.add(part) || !reached {
+                return Ok(read.records);
+            }
+        }
+    }
+
+    async fn read_files(&self, start: u64, end: u64, bytes_max: u64) -> Result<Vec<LogRecord>, ReadError> {
         match &self.handle.reads {
-            Reads::Inline(reader) => lock(reader).read(start, end, max_bytes),
+            Reads::Inline(reader) => lock(reader).read(start, end, bytes_max),
             Reads::Thread(jobs) => {
                 let gone = || ReadError::Io {
                     index: start,
@@ -205,7 +253,7 @@ impl Storage {
                 let job = ReadJob {
                     start,
                     end,
-                    bytes_max: max_bytes,
+                    bytes_max,
                     answer,
                 };
                 jobs.send(job).map_err(|_| gone())?;

@@ -41,7 +41,19 @@ fn records_read_back_from_memory_and_from_many_segments() {
     assert_eq!(recovered.truncated_bytes, 0);
     assert_eq!(read_all(&storage).unwrap(), want);
     assert_eq!(ready(storage.read(3, 5, 1)).unwrap(), want[3..4]);
-    assert_eq!(ready(storage.read(60, 70, 1)).unwrap(), []);
+    append(&storage, vec![record(9, 60, "in memory")]);
+    want.push(record(9, 60, "in memory"));
+    for start in [0, 30, 59, 60] {
+        let all = ready(storage.read(start, u64::MAX, u64::MAX)).unwrap();
+        assert_eq!(all, want[start as usize..], "from files into memory");
+        for max in [0, 1, 8, 9, 3000, 50_000] {
+            let some = ready(storage.read(start, u64::MAX, max)).unwrap();
+            let bytes: u64 = some.iter().map(|r| r.payload.len() as u64).sum();
+            assert_eq!(some, want[start as usize..][..some.len()]);
+            assert!(some.len() == 1 || bytes <= max, "{bytes} bytes, not {max}");
+        }
+    }
+    assert_eq!(ready(storage.read(61, 70, 1)).unwrap(), []);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Options {
     pub replicas: usize,
     /// `1s`, `never`, …
     pub restart: &'static str,
-    /// Planted bugs, comma-separated.
+    /// Planted bugs, comma-separated; empty: those of the test's own environment (see [`crate::assert_catches`]).
     pub bugs: &'static str,
     /// Further arguments by kind, such as `("proxy", "--lease=1s")`.
     pub args: Vec<(&'static str, String)>,

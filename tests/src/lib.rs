@@ -10,12 +10,14 @@
     reason = "a harness drives real clocks, files and processes, and a failure in it is a failed test"
 )]
 
+mod catches;
 mod cluster;
 mod equal;
 mod ports;
 mod server;
 mod tokens;
 
+pub use catches::assert_catches;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use ports::free_base;

@@ -117,6 +117,12 @@ pub const TAIL_PREFETCH_BYTES: usize = 4 * 1024 * 1024;
 pub const CLIENT_HELD_BYTES_MAX: usize = 256 * 1024;
 /// Pieces of one client's replies that wait for different fences at most: bounds what tiny pushes cost.
 pub const CLIENT_HELD_PIECES_MAX: usize = 1024;
+/// Batches of replies with a fence point that wait for their commit, at which the newest are taken together:
+/// a long outage of the journal must not make the hold grow, however many clients come and go.
+pub const HOLD_BATCHES_MAX: usize = 4096;
+/// Rounds of reads and writes that one client gets before others have their turn: with the reads above, about
+/// a millisecond.
+pub const CLIENT_ROUNDS_MAX: usize = 8;
 /// Request bytes of one client that its server has not taken, at which the client is not read any more.
 pub const CLIENT_OUTBOUND_BYTES_MAX: usize = 64 * 1024;
 /// Read at once from a client or its server connection, bytes, at first.

@@ -16,7 +16,7 @@ use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
-    MONITOR_READ_EVERY,
+    CLIENT_ROUNDS_MAX, MONITOR_READ_EVERY,
 };
 use std::future::{Future, poll_fn};
 use std::io;
@@ -166,7 +166,7 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         // Before anything is asked of the hold, or a release in between would wake nobody.
         self.replies.waiter().register(cx.waker());
-        loop {
+        for round in 1.. {
             let mut progress = false;
             for direction in [
                 Self::write_client,
@@ -181,6 +181,10 @@ impl Connection {
                 }
             }
             if !progress {
+                break;
+            }
+            if round == CLIENT_ROUNDS_MAX {
+                cx.waker().wake_by_ref();
                 break;
             }
         }

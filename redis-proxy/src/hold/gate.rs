@@ -19,6 +19,7 @@
 //! while its effects are in no journal.
 
 use redoubt_env::planted;
+use redoubt_types::limits::HOLD_BATCHES_MAX;
 use redoubt_types::{BootTime, Offset};
 use std::collections::VecDeque;
 use std::fmt;
@@ -136,7 +137,12 @@ impl Gate {
         }
         self.sealed = None;
         self.last_point = point;
-        self.fenced.push_back(Fenced { batch, point, at });
+        let newest = Fenced { batch, point, at };
+        // The later fence covers the earlier batch too, so taking the two together only delays it.
+        if self.fenced.len() >= HOLD_BATCHES_MAX {
+            self.fenced.pop_back();
+        }
+        self.fenced.push_back(newest);
         self.advance();
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Hold {
         Waiter {
             hold: self.clone(),
             waker: Arc::new(AtomicWaker::new()),
-            newest: None,
+            joined: None,
         }
     }
 
@@ -156,25 +156,6 @@ impl Hold {
         }
         result
     }
-
-    fn join(&self, waiter: &mut Waiter) -> Ticket {
-        let mut state = self.lock();
-        let first = state.gate.open_is_empty();
-        let batch = state.gate.join();
-        if waiter.newest != Some(batch) {
-            waiter.newest = Some(batch);
-            let waker = Arc::clone(&waiter.waker);
-            match state.waiting.back_mut() {
-                Some((last, wakers)) if *last == batch => wakers.push(waker),
-                _ => state.waiting.push_back((batch, vec![waker])),
-            }
-        }
-        drop(state);
-        if first {
-            self.shared.joined.notify_one();
-        }
-        Ticket(batch)
-    }
 }
 
 impl fmt::Debug for Hold {
@@ -187,14 +168,31 @@ impl fmt::Debug for Hold {
 pub struct Waiter {
     hold: Hold,
     waker: Arc<AtomicWaker>,
-    newest: Option<BatchId>,
+    /// The first and the last batch that it joined since it last had nothing to wait for.
+    joined: Option<(BatchId, BatchId)>,
 }
 
 impl Waiter {
     /// Puts bytes that were just received from the server into the open batch, and lets the fence task know.
     pub fn ticket(&mut self) -> Ticket {
-        let hold = self.hold.clone();
-        hold.join(self)
+        let shared = &self.hold.shared;
+        let mut state = self.hold.lock();
+        let opens = state.gate.open_is_empty();
+        let batch = state.gate.join();
+        let before = self.joined.filter(|(_, last)| *last >= state.gate.released_end());
+        if before.is_none_or(|(_, last)| last != batch) {
+            let waker = Arc::clone(&self.waker);
+            match state.waiting.back_mut() {
+                Some((last, wakers)) if *last == batch => wakers.push(waker),
+                _ => state.waiting.push_back((batch, vec![waker])),
+            }
+        }
+        drop(state);
+        self.joined = Some((before.map_or(batch, |(first, _)| first), batch));
+        if opens {
+            shared.joined.notify_one();
+        }
+        Ticket(batch)
     }
 
     /// Whether what the ticket stands for may leave.
@@ -222,6 +220,28 @@ impl Waiter {
             }
         })
         .await;
+    }
+}
+
+impl Drop for Waiter {
+    /// Forgets the waker, so that clients which come and go while nothing is committed leave nothing behind.
+    fn drop(&mut self) {
+        let mut state = self.hold.lock();
+        let Some((first, last)) = self.joined.filter(|(_, last)| *last >= state.gate.released_end()) else {
+            return;
+        };
+        let begin = state.waiting.partition_point(|(batch, _)| *batch < first);
+        for (_, wakers) in state
+            .waiting
+            .range_mut(begin..)
+            .take_while(|(batch, _)| *batch <= last)
+        {
+            wakers.retain(|w| !Arc::ptr_eq(w, &self.waker));
+        }
+        // Batches of which nobody is left would pile up as well.
+        state
+            .waiting
+            .retain(|(batch, wakers)| *batch < first || !wakers.is_empty());
     }
 }
 
@@ -294,6 +314,28 @@ mod tests {
         assert!(!waiter.is_released(ticket));
         hold.on_renewed(env.now(), LEASE, MARGIN);
         assert!(waiter.is_released(ticket));
+    }
+
+    #[tokio::test]
+    async fn clients_that_come_and_go_leave_nothing_behind() {
+        let (hold, _) = hold(0);
+        let mut stays = hold.waiter();
+        for n in 1..100 {
+            stays.ticket();
+            let mut goes = hold.waiter();
+            goes.ticket();
+            let batch = hold.next_batch().await;
+            hold.fenced(batch, Offset::new(n)).unwrap();
+            goes.ticket();
+        }
+        let ticket = stays.ticket();
+        let wakers: usize = hold.lock().waiting.iter().map(|(_, wakers)| wakers.len()).sum();
+        assert_eq!(wakers, 100, "one per batch for the client that stays");
+        let batch = hold.next_batch().await;
+        hold.fenced(batch, Offset::new(100)).unwrap();
+        hold.on_appended(Offset::new(100), hold.shared.env.now(), false, LEASE, MARGIN);
+        assert!(stays.is_released(ticket));
+        assert!(hold.lock().waiting.is_empty());
     }
 
     #[tokio::test]

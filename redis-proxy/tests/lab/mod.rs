@@ -1,6 +1,10 @@
 //! A real redis-server on loopback, a session on it whose commits the test makes by hand, and clients that
 //! speak in bytes.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a failure is the test's")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure is the test's"
+)]
 
 use bytes::BytesMut;
 use redoubt_env::net::Conn;

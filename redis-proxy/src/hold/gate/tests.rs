@@ -126,6 +126,24 @@ fn h14_the_process_may_sleep_between_the_release_and_the_write() {
     assert!(is_released(&gate, batch));
 }
 
+#[test]
+fn a_long_outage_costs_bounded_memory_and_delays_nothing_but_the_newest() {
+    let mut gate = Gate::new(off(0), at(1000));
+    let batches = 2 * HOLD_BATCHES_MAX as u64;
+    for n in 1..=batches {
+        let batch = gate.join();
+        gate.seal().unwrap();
+        gate.fenced(batch, off(n), at(1)).unwrap();
+    }
+    assert_eq!(gate.fenced.len(), HOLD_BATCHES_MAX);
+    gate.committed(off(100));
+    assert_eq!(gate.released_end().get(), 100);
+    gate.committed(off(batches - 1));
+    assert_eq!(gate.released_end().get(), HOLD_BATCHES_MAX as u64 - 1);
+    gate.committed(off(batches));
+    assert_eq!(gate.released_end().get(), batches);
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Join,

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use redoubt_env::Env;
-use redoubt_journal::raft::NodeConfig;
+use redoubt_journal::raft::{MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -75,6 +75,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         address: args.listen,
         dir: args.dir,
         storage,
+        metadata: MetadataStore::Sled,
     };
     Ok(redoubt_journal::server::run(Env::real(), config, stop).await?)
 }

@@ -4,6 +4,7 @@
 //! is on disk is [`crate::segment`]'s. It promises that an answer to a proposal was applied on this node, and that a
 //! confirmed position was confirmed by a quorum. Raft's terms and indexes end here.
 
+mod config;
 mod log_store;
 mod machine;
 mod network;
@@ -11,7 +12,8 @@ mod node;
 mod service;
 mod types;
 
+pub use config::{MetadataStore, NodeConfig, NodeError, ProposeError};
 pub use machine::{JournalState, Progress};
-pub use node::{Node, NodeConfig, NodeError, ProposeError, Proposed};
+pub use node::{Node, Proposed};
 pub use service::RaftService;
 pub use types::Peer;

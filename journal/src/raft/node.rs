@@ -1,27 +1,22 @@
 //! One node: its storage, its identity, and Raft once it belongs to a cluster.
 
+use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_config};
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
 use super::network::{Network, envelope, raft_client};
 use super::types::{Data, LogId, Peer, TypeConfig, log_id_from_wire};
 use crate::append::{Command, Genesis, Verdict};
-use crate::segment::{
-    ClusterMembershipSeed, Identity, LogRecord, OpenError, Options, ReadError, Recovered, SledMetadata,
-    Storage,
-};
+use crate::segment::{ClusterMembershipSeed, Identity, LogRecord, ReadError, Recovered, Storage};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ReadPolicy, ServerState};
 use redoubt_env::{Env, Task};
 use redoubt_proto::v1;
 use redoubt_types::NodeId;
-use redoubt_types::limits::{
-    ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, HEARTBEAT_INTERVAL, RAFT_BATCH_BYTES_MAX, RPC_DEADLINE,
-};
+use redoubt_types::limits::RPC_DEADLINE;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -30,73 +25,6 @@ type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// How often a node looks whether the journal's first entry is still to be proposed.
 const GENESIS_EVERY: Duration = Duration::from_millis(100);
-/// Log entries in one AppendEntries at most; bytes are bounded by what the log reader returns.
-const RAFT_BATCH_ENTRIES_MAX: u64 = 512;
-
-/// What a node is told at start.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// Its label.
-    pub name: String,
-    /// Where peers and clients reach it, `host:port`.
-    pub address: String,
-    /// Its data directory.
-    pub dir: PathBuf,
-    /// How it stores.
-    pub storage: Options,
-}
-
-/// Why a node could not start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The data directory can't be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The rebuildable metadata can't be opened.
-    #[error(
-        "the metadata in {dir} can't be opened: {source}. It can be rebuilt: remove that directory and start again"
-    )]
-    Metadata {
-        /// Its directory.
-        dir: PathBuf,
-        /// What went wrong.
-        source: std::io::Error,
-    },
-    /// Storage failed: final for this process.
-    #[error("storage failed, nothing is written any more: {0}")]
-    Storage(String),
-    /// Raft stopped.
-    #[error("Raft stopped: {0}")]
-    Raft(String),
-    /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: String,
-        /// What went wrong.
-        source: std::io::Error,
-    },
-    /// The server ended by an error.
-    #[error("the gRPC server ended: {0}")]
-    Server(String),
-}
-
-/// Why a proposal was not applied here. Whether it is applied elsewhere is unknown for all but `NotLeader`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// The node has no cluster yet.
-    #[error("the node belongs to no cluster yet: bootstrap it")]
-    NotBootstrapped,
-    /// Another node leads, or none does.
-    #[error("this node is not the leader")]
-    NotLeader {
-        /// `host:port` of the leader, if known.
-        leader: Option<String>,
-    },
-    /// No quorum, or the leader has not caught up with its own term yet.
-    #[error("not now: {0}")]
-    NotReady(String),
-}
 
 /// A proposal on its way; resolves when it was applied on this node.
 pub struct Proposed(oneshot::Receiver<ClientWriteResult<TypeConfig>>);
@@ -144,11 +72,9 @@ impl Node {
     /// # Errors
     /// When the directory is locked, damaged below what is known durable, or of an unknown format.
     pub async fn open(env: Env, config: NodeConfig) -> Result<Arc<Node>, NodeError> {
-        let dir = config.dir.join("metadata");
-        let metadata = SledMetadata::open(&dir).map_err(|source| NodeError::Metadata { dir, source })?;
+        let metadata = open_metadata(&config)?;
         let options = config.storage;
-        let (storage, recovered) =
-            Storage::open(&env, &config.dir, &config.name, options, Arc::new(metadata))?;
+        let (storage, recovered) = Storage::open(&env, &config.dir, &config.name, options, metadata)?;
         if recovered.truncated_bytes > 0 {
             tracing::warn!(
                 bytes = recovered.truncated_bytes,
@@ -530,24 +456,3 @@ async fn propose_genesis(env: Env, raft: Raft, machine: Machine, genesis: Comman
         env.sleep(GENESIS_EVERY).await;
     }
 }
-
-fn raft_config(cluster: &str) -> Result<Config, openraft::ConfigError> {
-    let ms = |d: Duration| d.as_millis() as u64;
-    Config {
-        cluster_name: cluster.to_owned(),
-        heartbeat_interval: ms(HEARTBEAT_INTERVAL),
-        election_timeout_min: ms(ELECTION_TIMEOUT_MIN),
-        election_timeout_max: ms(ELECTION_TIMEOUT_MAX),
-        max_payload_entries: RAFT_BATCH_ENTRIES_MAX,
-        max_append_entries: Some(RAFT_BATCH_ENTRIES_MAX),
-        // A node that was cut off must not raise the term when it comes back.
-        enable_pre_vote: Some(true),
-        // The log is the journal: nothing of it goes before a base covers it.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        ..Config::default()
-    }
-    .validate()
-}
-
-const _: () = assert!(RAFT_BATCH_BYTES_MAX <= redoubt_types::limits::GRPC_MESSAGE_BYTES_MAX / 2);

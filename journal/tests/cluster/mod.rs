@@ -1,7 +1,14 @@
-//! Nodes of a journal in this process, over real files and loopback.
+//! Nodes of a journal in this process, over loopback.
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "shared by several test binaries, each of which uses a part"
+)]
+
+pub mod power;
 
 use redoubt_env::{Env, Task};
-use redoubt_journal::raft::{NodeConfig, NodeError};
+use redoubt_journal::raft::{MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use redoubt_proto::v1;
 use redoubt_proto::v1::cluster_client::ClusterClient;
@@ -38,6 +45,7 @@ impl RunningNode {
                 zero_ahead_bytes: 1 << 16,
                 ..Options::default()
             },
+            metadata: MetadataStore::Sled,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let run = redoubt_journal::server::run(env.clone(), config, async move { drop(stopped.await) });
@@ -81,7 +89,7 @@ impl RunningNode {
     }
 }
 
-fn free_address() -> String {
+pub fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }

@@ -30,9 +30,10 @@ async fn journal(lab: Arc<Lab>, stream: Arc<Mutex<Vec<u8>>>, done: Arc<AtomicBoo
         line.push(lab.env.timeout(SOON, replica.read_u8()).await.unwrap().unwrap());
     }
     assert!(line.starts_with(b"+CONTINUE"), "{line:?}");
-    let mut chunk = vec![0; 3000];
+    // About one effect at a time, so that commits stop between the effects of replies that share a fence.
+    let mut chunk = vec![0; 90];
     while !done.load(Ordering::Relaxed) {
-        lab.env.sleep(Duration::from_millis(3)).await;
+        lab.env.sleep(Duration::from_micros(100)).await;
         // The stream may be silent: a short look at it.
         if let Ok(read) = lab
             .env

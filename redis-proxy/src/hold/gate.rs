@@ -137,6 +137,14 @@ impl Gate {
         }
         self.sealed = None;
         self.last_point = point;
+        let batch = if planted::on("hold_seal_at_answer") {
+            // As if sealed only now: what joined since the fence was sent is taken as covered by it.
+            let open = self.open;
+            (self.open, self.open_joined) = (open.next(), false);
+            open
+        } else {
+            batch
+        };
         let newest = Fenced { batch, point, at };
         // The later fence covers the earlier batch too, so taking the two together only delays it.
         if self.fenced.len() >= HOLD_BATCHES_MAX {

@@ -15,6 +15,7 @@ use redoubt_proxy::session::Session;
 use redoubt_proxy::upstream::{Control, fence};
 use redoubt_resp::info::{parse_replication, parse_server};
 use redoubt_types::{Epoch, Offset, ReplId, RunId};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ const LEASE: Duration = Duration::from_secs(3600);
 pub(crate) struct Server {
     child: Child,
     pub(crate) addr: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
@@ -41,39 +42,30 @@ impl Server {
         let probe = env.net().listen("127.0.0.1:0").await.unwrap();
         let addr = probe.local_addr();
         drop(probe);
-        let port = addr.rsplit(':').next().unwrap();
         let dir = TempDir::new().unwrap();
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            port,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-        ]);
-        command
-            .arg(dir.path())
-            .args(["--enable-debug-command", "local", "--lua-time-limit", "20"]);
-        command.args(["--repl-diskless-sync-delay", "0", "--repl-backlog-ttl", "0"]);
-        let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-        let server = Server {
-            child,
-            addr,
-            _dir: dir,
-        };
+        let child = spawn(&addr, dir.path());
+        let server = Server { child, addr, dir };
+        server.become_ready(env).await;
+        server
+    }
+
+    /// Kills the server and starts another at the same address, which begins empty.
+    pub(crate) async fn replace(&mut self, env: &Env) {
+        self.kill().await;
+        self.child = spawn(&self.addr, self.dir.path());
+        self.become_ready(env).await;
+    }
+
+    async fn become_ready(&self, env: &Env) {
         for _ in 0..500 {
-            if let Ok(mut control) = Control::connect(env, &server.addr, SOON).await
+            if let Ok(mut control) = Control::connect(env, &self.addr, SOON).await
                 && control
                     .call(&[b"PING"], SOON)
                     .await
                     .is_ok_and(|v| v.as_str() == Some("PONG"))
             {
-                server.begin_counting(env).await;
-                return server;
+                self.begin_counting(env).await;
+                return;
             }
             env.sleep(Duration::from_millis(10)).await;
         }
@@ -112,13 +104,30 @@ impl Server {
         Control::connect(env, &self.addr, SOON).await.unwrap()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().unwrap()
-    }
-
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
+}
+
+fn spawn(addr: &str, dir: &Path) -> Child {
+    let port = addr.rsplit(':').next().unwrap();
+    let mut command = Command::new("redis-server");
+    command.args([
+        "--port",
+        port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+    ]);
+    command
+        .arg(dir)
+        .args(["--enable-debug-command", "local", "--lua-time-limit", "20"]);
+    command.args(["--repl-diskless-sync-delay", "0", "--repl-backlog-ttl", "0"]);
+    command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }
 
 /// Server, session, fence task and proxy.
@@ -128,7 +137,7 @@ pub(crate) struct Lab {
     pub(crate) session: Arc<Session>,
     pub(crate) serving: watch::Sender<Option<Arc<Session>>>,
     pub(crate) addr: String,
-    _tasks: Vec<Task<()>>,
+    tasks: Vec<Task<()>>,
 }
 
 /// How a lab differs from the usual.
@@ -137,6 +146,7 @@ pub(crate) struct Plan {
     pub(crate) clients_max: usize,
     pub(crate) lease: Duration,
     pub(crate) serving: bool,
+    pub(crate) fencing: bool,
 }
 
 impl Default for Plan {
@@ -146,6 +156,7 @@ impl Default for Plan {
             clients_max: 100,
             lease: LEASE,
             serving: true,
+            fencing: true,
         }
     }
 }
@@ -166,18 +177,24 @@ impl Lab {
             release_deadline: plan.release_deadline,
             clients_max: plan.clients_max,
         };
-        let tasks = vec![
-            env.spawn(client::serve(listener, shown, options, env.clone())),
-            env.spawn(fence::run(Arc::clone(&session), env.clone())),
-        ];
-        Lab {
+        let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone()))];
+        let mut lab = Lab {
             env,
             server,
             session,
             serving,
             addr,
-            _tasks: tasks,
+            tasks,
+        };
+        if plan.fencing {
+            lab.begin_fencing();
         }
+        lab
+    }
+
+    pub(crate) fn begin_fencing(&mut self) {
+        let fence = fence::run(Arc::clone(&self.session), self.env.clone());
+        self.tasks.push(self.env.spawn(fence));
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -6,15 +6,30 @@
 /// to be so at compile time.
 #[cfg(feature = "planted-bugs")]
 pub fn on(name: &str) -> bool {
+    planted().iter().any(|b| b == name)
+}
+
+/// Whether a pause is planted as `name=PATH` and a file exists at PATH: a test holds a step there for as long
+/// as it likes, and so forces an interleaving.
+#[cfg(feature = "planted-bugs")]
+pub fn held(name: &str) -> bool {
+    let path = planted()
+        .iter()
+        .find_map(|b| b.strip_prefix(name)?.strip_prefix('='));
+    path.is_some_and(|path| std::path::Path::new(path).exists())
+}
+
+#[cfg(feature = "planted-bugs")]
+fn planted() -> &'static [String] {
     use std::sync::OnceLock;
     static PLANTED: OnceLock<Vec<String>> = OnceLock::new();
-    PLANTED
-        .get_or_init(|| {
-            let list = std::env::var("REDOUBT_PLANTED_BUGS").unwrap_or_default();
-            list.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect()
-        })
-        .iter()
-        .any(|b| b == name)
+    PLANTED.get_or_init(|| {
+        let list = std::env::var("REDOUBT_PLANTED_BUGS").unwrap_or_default();
+        list.split(',')
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+            .collect()
+    })
 }
 
 /// Whether the bug `name` is planted: never, in a build without the `planted-bugs` feature.
@@ -22,4 +37,34 @@ pub fn on(name: &str) -> bool {
 #[inline(always)]
 pub const fn on(_name: &str) -> bool {
     false
+}
+
+/// Whether a pause is held: never, in a build without the `planted-bugs` feature.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn held(_name: &str) -> bool {
+    false
+}
+
+/// For tests: runs the test `test` of this same test binary once more, in a process of its own in which `bug`
+/// is planted (and so in every process that it starts), and is satisfied only if the test fails there.
+///
+/// # Panics
+/// When the test passes in spite of the bug, or was not run at all.
+pub fn assert_catches(test: &str, bug: &str) {
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(e) => panic!("the test's own path is not known: {e}"),
+    };
+    let output = std::process::Command::new(exe)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("REDOUBT_PLANTED_BUGS", bug)
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(e) => panic!("the test binary does not run: {e}"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("running 1 test"), "{test} is no test of this binary: {text}");
+    assert!(!output.status.success(), "{test} passes although {bug} is planted");
 }

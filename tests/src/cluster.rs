@@ -1,10 +1,11 @@
 //! A whole cluster under `redoubt dev up`.
 
+use crate::program::binary;
 use redoubt_client::{Client, ClientConfig};
 use redoubt_env::Env;
 use redoubt_types::JournalName;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -18,7 +19,8 @@ pub struct Options {
     pub replicas: usize,
     /// `1s`, `never`, …
     pub restart: &'static str,
-    /// Planted bugs, comma-separated; empty: those of the test's own environment (see [`crate::assert_catches`]).
+    /// Planted bugs and pauses, comma-separated, beside those of the test's own environment (see
+    /// [`crate::assert_catches`]).
     pub bugs: &'static str,
     /// Further arguments by kind, such as `("proxy", "--lease=1s")`.
     pub args: Vec<(&'static str, String)>,
@@ -66,18 +68,6 @@ pub struct DevCluster {
     _keep: Option<tempfile::TempDir>,
 }
 
-/// Where the binaries are: `REDOUBT_BIN_DIR`, or beside this test's own.
-fn binary(name: &str) -> PathBuf {
-    if let Some(dir) = std::env::var_os("REDOUBT_BIN_DIR") {
-        return Path::new(&dir).join(name);
-    }
-    let exe = std::env::current_exe().expect("the test's own path");
-    exe.parent()
-        .and_then(Path::parent)
-        .expect("target/PROFILE/deps")
-        .join(name)
-}
-
 impl DevCluster {
     /// Starts a cluster in a new directory and waits until all of it is healthy.
     pub async fn start(options: Options) -> DevCluster {
@@ -118,9 +108,7 @@ impl DevCluster {
         for (kind, arg) in &o.args {
             command.args(["--arg", &format!("{kind}={arg}")]);
         }
-        command
-            .env("REDOUBT_PLANTED_BUGS", o.bugs)
-            .env("RUST_LOG", "info,openraft=warn");
+        crate::program::plant(&mut command, o.bugs);
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))

@@ -10,17 +10,24 @@
     reason = "a harness drives real clocks, files and processes, and a failure in it is a failed test"
 )]
 
-mod catches;
 mod cluster;
 mod equal;
+mod forward;
+mod marker;
 mod ports;
+mod program;
+mod raw;
 mod server;
 mod tokens;
 
-pub use catches::assert_catches;
+pub use redoubt_env::planted::assert_catches;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
+pub use forward::Forward;
+pub use marker::Marker;
 pub use ports::free_base;
+pub use program::Program;
+pub use raw::Raw;
 pub use server::{Server, connect, info_field, try_connect};
 pub use tokens::{Outcome, Tokens};
 

@@ -1,0 +1,76 @@
+//! One program of Redoubt's, started by a test itself rather than by `redoubt dev up`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+
+/// Where the binaries are: `REDOUBT_BIN_DIR`, or beside this test's own.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("REDOUBT_BIN_DIR") {
+        return Path::new(&dir).join(name);
+    }
+    let exe = std::env::current_exe().expect("the test's own path");
+    exe.parent()
+        .and_then(Path::parent)
+        .expect("target/PROFILE/deps")
+        .join(name)
+}
+
+/// Plants `bugs` in what `command` starts, beside those of the test's own environment, and has it log.
+pub(crate) fn plant(command: &mut Command, bugs: &str) {
+    let own = std::env::var("REDOUBT_PLANTED_BUGS").unwrap_or_default();
+    let all: Vec<&str> = [own.as_str(), bugs]
+        .into_iter()
+        .filter(|b| !b.is_empty())
+        .collect();
+    command
+        .env("REDOUBT_PLANTED_BUGS", all.join(","))
+        .env("RUST_LOG", "info,openraft=warn");
+}
+
+/// A running program; killed with its handle.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `name` with `args`; what it says is added to the file `log`.
+    pub fn start(name: &str, args: &[&str], log: &Path) -> Program {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        let file = file.expect("a log file");
+        let mut command = Command::new(binary(name));
+        plant(&mut command, "");
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log file"))
+            .stderr(file)
+            .kill_on_drop(true);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("{name} does not start: {e}"));
+        Program {
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the program can be killed");
+    }
+
+    /// What it and those before it with the same log have said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}:\n{}", self.log.display(), self.log());
+        }
+    }
+}

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// An open file. All positions and lengths are bytes.
-#[expect(clippy::len_without_is_empty, reason = "a file's length is asked of the system and may fail")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is asked of the system and may fail"
+)]
 pub trait File: Send + Sync {
     /// Reads at `pos` into `buf`, as much as there is; returns the bytes read, fewer than asked for only at
     /// the end of the file.
@@ -163,7 +166,11 @@ impl Files for RealFiles {
         let file = match mode {
             Mode::Read => fs::File::open(path)?,
             Mode::Write => fs::OpenOptions::new().read(true).write(true).open(path)?,
-            Mode::CreateNew => fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+            Mode::CreateNew => fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)?,
         };
         Ok(Arc::new(RealFile(file)))
     }
@@ -196,7 +203,11 @@ impl Files for RealFiles {
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("LOCK"))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock(file)))
     }

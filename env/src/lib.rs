@@ -3,7 +3,10 @@
 //! One [`Env`] is passed to every program's `run(config, env)`. Nothing outside this crate reads a clock,
 //! sleeps, spawns, opens a file or a socket by itself (clippy's `disallowed-methods` keeps it so), so that a
 //! whole cluster can run in one process with time, network and disk driven by a seed.
-#![allow(clippy::disallowed_methods, reason = "this is the one place where the machine is touched")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place where the machine is touched"
+)]
 
 mod clock;
 pub mod files;
@@ -34,7 +37,11 @@ pub struct Env {
 impl Env {
     /// The real machine. Must be used inside a tokio runtime.
     pub fn real() -> Self {
-        Env { clock: Arc::new(RealClock), files: Arc::new(RealFiles), net: Arc::new(RealNet) }
+        Env {
+            clock: Arc::new(RealClock),
+            files: Arc::new(RealFiles),
+            net: Arc::new(RealNet),
+        }
     }
 
     /// The same environment over another file system.
@@ -110,7 +117,10 @@ impl Env {
     /// # Errors
     /// When the operating system can't start a thread.
     pub fn spawn_thread(&self, name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(f).map(drop)
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(f)
+            .map(drop)
     }
 
     /// The file system.

@@ -272,6 +272,9 @@ async fn hear(source: &mut Source, buffer: &mut DoubleBuffer) -> Heard {
 async fn attach_again(env: Env, target: Target, unreachable_max: Duration) -> Result<Link, EndReason> {
     let mut reached_at = env.now();
     loop {
+        while planted::held("pause_before_attach") {
+            env.sleep(ATTACH_AGAIN).await;
+        }
         match Link::attach(&env, &target).await {
             Ok((link, replid)) if replid == target.under => return Ok(link),
             Ok((_, replid)) => {

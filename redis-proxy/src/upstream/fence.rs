@@ -59,6 +59,9 @@ async fn fence(
     batch: BatchId,
 ) -> Result<(), EndReason> {
     loop {
+        while planted::held("pause_before_fence") {
+            env.sleep(UPSTREAM_RETRY_PAUSE).await;
+        }
         match ask(session, env, link).await {
             Meaning::Point(offset) => {
                 let fenced = session.hold.fenced(batch, offset);
@@ -105,6 +108,10 @@ fn meaning_of(session: &Session, answer: &Value) -> Meaning {
             }
             Meaning::Point(offset)
         }
+        // H11: busy is not gone.
+        FenceAnswer::Busy if planted::on("h11_busy_is_gone") => Meaning::Changed("it is busy".to_owned()),
+        // H25: nor is it an answer. What a script has published is out before its effects are in the stream.
+        FenceAnswer::Busy if planted::on("h25_busy_is_a_fence") => Meaning::Point(session.hold.committed()),
         FenceAnswer::Busy => Meaning::Again,
         FenceAnswer::NotMaster => Meaning::Changed("it is no master any more".to_owned()),
         FenceAnswer::Malformed => {

@@ -20,7 +20,6 @@ mod raw;
 mod server;
 mod tokens;
 
-pub use redoubt_env::planted::assert_catches;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use forward::Forward;
@@ -28,6 +27,7 @@ pub use marker::Marker;
 pub use ports::free_base;
 pub use program::Program;
 pub use raw::Raw;
+pub use redoubt_env::planted::assert_catches;
 pub use server::{Server, connect, info_field, try_connect};
 pub use tokens::{Outcome, Tokens};
 

@@ -10,6 +10,7 @@ use super::model::{LogId, LogRecord, PAYLOAD_BYTES_MAX};
 use super::state::{Shared, lock};
 use bytes::Bytes;
 use redoubt_env::files::{File, Files, Mode};
+use redoubt_env::planted;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -135,7 +136,8 @@ impl Reader {
                         return Ok(());
                     }
                     let payload = chunk.get(at.offset + RECORD_HEADER_BYTES, payload_bytes)?;
-                    if !header.owns(&payload, generation, at) {
+                    // H7: what rots on this disk is read from another one.
+                    if !header.owns(&payload, generation, at) && !planted::on("h07_unverified_reads") {
                         return Err(Stop::Damaged);
                     }
                     let id = LogId {

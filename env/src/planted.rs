@@ -65,6 +65,12 @@ pub fn assert_catches(test: &str, bug: &str) {
         Err(e) => panic!("the test binary does not run: {e}"),
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("running 1 test"), "{test} is no test of this binary: {text}");
-    assert!(!output.status.success(), "{test} passes although {bug} is planted");
+    assert!(
+        text.contains("running 1 test"),
+        "{test} is no test of this binary: {text}"
+    );
+    assert!(
+        !output.status.success(),
+        "{test} passes although {bug} is planted"
+    );
 }

@@ -102,11 +102,11 @@ impl Control {
     pub(crate) async fn next(&mut self) -> Option<(Request, Client)> {
         self.requests.recv().await
     }
+}
 
-    /// Removes the socket's file.
-    pub(crate) fn remove(&self, env: &Env, paths: &Paths) {
-        drop(plain_files::remove(env.files().as_ref(), &paths.dir().join(FILE)));
-    }
+/// Removes the socket's file, if there is one: nobody listens any more.
+pub(crate) fn remove(env: &Env, paths: &Paths) {
+    drop(plain_files::remove(env.files().as_ref(), &paths.dir().join(FILE)));
 }
 
 /// One client after the other: there are few, and each is read for a bounded time.
@@ -245,7 +245,7 @@ mod tests {
                 message: "done".into()
             }
         );
-        control.remove(&env, &paths);
+        remove(&env, &paths);
         drop(control);
         assert_eq!(ask(&paths, &Request::Down).await.unwrap(), None);
         std::fs::remove_dir_all(top).unwrap();

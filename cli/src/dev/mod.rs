@@ -106,6 +106,7 @@ pub(crate) async fn down(env: &Env, dir: &Path) -> Result<(), Failure> {
     up::remove_cluster_file(files, &paths)?;
     let left = leftovers::find(files, &paths)?;
     leftovers::end(env, &paths, &left, |line| output::note(&line)).await?;
+    control::remove(env, &paths);
     let what = if left.is_empty() {
         "nothing runs"
     } else {

@@ -117,7 +117,6 @@ impl Supervisor {
             finished = self.woken(wake).await;
         }
         self.voice.stopping("stopped", "everything has ended");
-        self.control.remove(&self.env, &self.setup.paths);
         let answer = match &self.failure {
             None => Answer {
                 ok: true,
@@ -155,7 +154,12 @@ impl Supervisor {
 
     async fn woken(&mut self, wake: Wake) -> bool {
         match wake {
-            Wake::Exited(part, how) => self.handle(Event::Exited { part, how }).await,
+            Wake::Exited(part, how) => {
+                let record = self.setup.paths.pid(&self.setup.parts[part].name);
+                // One that stays is found to be outdated later.
+                drop(plain_files::remove(self.env.files().as_ref(), &record));
+                self.handle(Event::Exited { part, how }).await
+            }
             Wake::Due => self.handle(Event::Tick).await,
             Wake::Note(note) => self.noted(note).await,
             Wake::Request(request, client) => self.requested(request, client).await,

@@ -4,7 +4,7 @@
 //! looked at; cluster.json goes before the processes it may speak of; what a killed supervisor left running
 //! ends before ports are judged, since it has them.
 
-use super::control::Control;
+use super::control::{self, Control};
 use super::core::Restart;
 use super::layout::{JOURNALS, Kind, Layout, PORT_BASE};
 use super::paths::Paths;
@@ -60,26 +60,32 @@ struct Made {
 pub(crate) async fn up(env: &Env, options: Options) -> Result<(), Failure> {
     let programs = Programs::find(options.redis_server.as_deref(), options.more.clone()).await?;
     let paths = open(env, &options.dir)?;
-    let files = env.files().as_ref();
     let _lock = lock(env, &paths)?;
-    remove_cluster_file(files, &paths)?;
-    let layout = agreed_layout(files, &paths, &options)?;
+    let result = under_lock(env, options, &paths, programs).await;
+    control::remove(env, &paths);
+    result
+}
+
+async fn under_lock(env: &Env, options: Options, paths: &Paths, programs: Programs) -> Result<(), Failure> {
+    let files = env.files().as_ref();
+    remove_cluster_file(files, paths)?;
+    let layout = agreed_layout(files, paths, &options)?;
     let parts = layout.parts();
-    let control = Control::listen(env, &paths).map_err(|e| {
+    let control = Control::listen(env, paths).map_err(|e| {
         Failure::io(
             format_args!("listen on a socket in {}", paths.dir().display()),
             &e,
         )
     })?;
-    let left = leftovers::find(files, &paths)?;
-    leftovers::end(env, &paths, &left, |line| output::note(&line)).await?;
+    let left = leftovers::find(files, paths)?;
+    leftovers::end(env, paths, &left, |line| output::note(&line)).await?;
     ports::check_free(env, &parts).await?;
     if let Some(warning) = ports::warning(files, &parts) {
         output::note(&format!("note: {warning}"));
     }
     let setup = Setup {
         parts,
-        paths,
+        paths: paths.clone(),
         programs,
         restart: options.restart,
         timeout: options.timeout,

@@ -338,3 +338,20 @@ async fn h16_the_overlap_is_compared_with_the_journals_own_bytes() {
         "{differs:?}"
     );
 }
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn catches_the_planted_bugs_of_capture() {
+    for (test, bug) in [
+        (
+            "h12_the_master_is_never_told_that_more_is_held_than_is_committed",
+            "h12_ack_captured",
+        ),
+        (
+            "h12_clients_are_held_back_while_capture_is_down",
+            "h12_forward_while_down",
+        ),
+    ] {
+        redoubt_env::planted::assert_catches(test, bug);
+    }
+}

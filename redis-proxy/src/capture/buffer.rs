@@ -401,4 +401,11 @@ mod tests {
             prop_assert_eq!(sent, stream);
         }
     }
+
+    #[cfg(feature = "planted-bugs")]
+    #[test]
+    fn catches_an_entry_that_holds_part_of_another_group() {
+        let test = "capture::buffer::tests::part_of_a_small_group_waits_for_the_rest";
+        redoubt_env::planted::assert_catches(test, "h03_part_of_a_group");
+    }
 }

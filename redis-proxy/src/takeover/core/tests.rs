@@ -669,3 +669,33 @@ fn failures_in_a_row_are_put_off_longer_and_longer() {
     }
     assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
 }
+
+/// Each rule is seen to be tested: with it taken away, a table says so.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn catches_the_planted_bugs_of_the_takeover() {
+    for (test, bug) in [
+        (
+            "h16_what_is_not_there_is_not_promoted",
+            "h16_promote_without_link",
+        ),
+        (
+            "resuming_is_decided_by_the_grants_own_record",
+            "resume_stale_record",
+        ),
+        (
+            "the_first_start_of_an_empty_cluster_is_the_one_way",
+            "serve_before_lineage",
+        ),
+        (
+            "the_first_start_of_an_empty_cluster_is_the_one_way",
+            "record_after_noone",
+        ),
+        (
+            "the_first_start_of_an_empty_cluster_is_the_one_way",
+            "h13_no_backlog",
+        ),
+    ] {
+        redoubt_env::planted::assert_catches(&format!("takeover::core::tests::{test}"), bug);
+    }
+}

@@ -13,6 +13,7 @@
 mod cluster;
 mod equal;
 mod forward;
+mod journal;
 mod marker;
 mod ports;
 mod program;
@@ -23,6 +24,7 @@ mod tokens;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use forward::Forward;
+pub use journal::{contains, served};
 pub use marker::Marker;
 pub use ports::free_base;
 pub use program::Program;

@@ -1,5 +1,6 @@
 //! Raft's calls to peers. Every request names the cluster and both incarnations (H6).
 
+use super::coalesce::coalesced;
 use super::types::{
     LogId, Peer, TypeConfig, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire,
     vote_to_wire,
@@ -214,7 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     {
         Box::pin(async move {
             let envelope = self.envelope.clone();
-            let requests = input.map(move |rpc| append_to_wire(&envelope, &rpc));
+            let requests = coalesced(self.env.clone(), input).map(move |rpc| append_to_wire(&envelope, &rpc));
             let mut client = self.client.clone();
             let call = client.append_entries(requests);
             let answers = self

@@ -6,7 +6,7 @@ DIR ?= ./.redoubt
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests plant known bugs, to see that they are caught. The tests themselves are built with the same features, so that
 # both share one target directory and nothing is built twice. Release builds never have them (see `lint`).
-PLANTED := --features redoubt-journal/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
+PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
 .PHONY: help up down test lint bench clean servers

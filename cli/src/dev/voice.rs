@@ -76,9 +76,9 @@ impl Voice {
 
     fn hints(&self, paths: &Paths, took: Duration) -> String {
         let port = |kind| self.parts.iter().find(|p| p.kind == kind).map(|p| p.port);
-        let me = std::env::args().next().unwrap_or_else(|| "redoubt".to_owned());
+        let me = shell_word(&std::env::args().next().unwrap_or_else(|| "redoubt".to_owned()));
         let nodes = endpoints(&self.parts).join(",");
-        let dir = paths.dir().display();
+        let dir = shell_word(&paths.dir().to_string_lossy());
         let mut lines = vec![format!(
             "\nReady after {}. Clients connect to the proxy. Try:",
             duration::shown(took)
@@ -144,6 +144,15 @@ impl Voice {
     }
 }
 
+/// `word` as a shell takes it for one word.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 fn again(again_in: Option<Duration>) -> String {
     again_in.map_or_else(
         || "it stays down".to_owned(),
@@ -171,5 +180,32 @@ fn sentence(news: &News, name: &str) -> String {
             "the replicas did not reach the journal's tail within {}; they will go on from where they are",
             duration::shown(*after)
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_typed_can_be_pasted() {
+        assert_eq!(shell_word("/tmp/.redoubt-1"), "/tmp/.redoubt-1");
+        assert_eq!(shell_word("/tmp/my data"), "'/tmp/my data'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn deaths_say_what_follows() {
+        let died = |again_in| News::Died {
+            part: 0,
+            pid: 7,
+            how: "it was ended by signal 9".into(),
+            again_in,
+        };
+        assert_eq!(
+            sentence(&died(Some(Duration::from_secs(1))), "master-1"),
+            "master-1 (pid 7) died: it was ended by signal 9; it is started again in 1 s"
+        );
+        assert!(sentence(&died(None), "master-1").ends_with("it stays down"));
     }
 }

@@ -12,6 +12,11 @@ pub(crate) fn render(view: &View) -> String {
     let mut text = head(view);
     text.push_str("\n\n");
     text.push_str(&nodes(&view.nodes));
+    for node in &view.nodes {
+        if let Some(error) = &node.error {
+            text.push_str(&format!("\n {}: {error}", node.endpoint));
+        }
+    }
     if !view.replicas.is_empty() {
         text.push_str("\n\n");
         text.push_str(&replicas(&view.replicas));
@@ -25,13 +30,13 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 
 fn head(view: &View) -> String {
     let mut table = plain();
-    table.add_row([
-        "cluster",
-        &view
-            .cluster
-            .clone()
-            .unwrap_or_else(|| "not bootstrapped".to_owned()),
-    ]);
+    let nobody = view.nodes.iter().all(|n| n.error.is_some());
+    let no_cluster = if nobody {
+        "unknown: no node answers"
+    } else {
+        "not bootstrapped"
+    };
+    table.add_row(["cluster", view.cluster.as_deref().unwrap_or(no_cluster)]);
     table.add_row(["leader", &or_dash(view.leader.as_ref())]);
     let vouched = if view.confirmed {
         "confirmed by a quorum"
@@ -85,17 +90,15 @@ fn nodes(nodes: &[NodeView]) -> String {
     let mut table = plain();
     table.set_header(["NODE", "ADDRESS", "ROLE", "TAIL", "COMMITTED", "VERSION"]);
     for node in nodes {
-        match &node.error {
-            Some(error) => table.add_row(["-", &node.endpoint, &format!("unreachable: {error}")]),
-            None => table.add_row([
-                &or_dash(node.name.as_ref()),
-                &node.endpoint,
-                &or_dash(node.role.as_ref()),
-                &or_dash(node.tail),
-                &or_dash(node.committed),
-                &or_dash(node.version.as_ref()),
-            ]),
-        };
+        let role = node.role.as_deref().unwrap_or("unreachable");
+        table.add_row([
+            &or_dash(node.name.as_ref()),
+            &node.endpoint,
+            role,
+            &or_dash(node.tail),
+            &or_dash(node.committed),
+            &or_dash(node.version.as_ref()),
+        ]);
     }
     output::table(&table)
 }

@@ -145,7 +145,7 @@ impl View {
                 .iter()
                 .find_map(|s| s.identity.cluster)
                 .map(|c| c.to_string()),
-            leader: leader(&answered),
+            leader: leader(asked, &answered),
             ..View::default()
         };
         if let Some(description) = best(&answered) {
@@ -177,13 +177,22 @@ impl View {
     }
 }
 
-/// The leader as it says itself, else as the others say.
-fn leader(answered: &[&NodeStatus]) -> Option<String> {
+/// The leader as it says itself, else as the others say, unless it was asked and did not answer: that one was.
+fn leader(asked: &[Asked], answered: &[&NodeStatus]) -> Option<String> {
     let itself = answered
         .iter()
         .find(|s| s.role == "leader")
         .map(|s| s.identity.address.clone());
-    itself.or_else(|| answered.iter().find_map(|s| s.leader.clone()))
+    let silent = |address: &String| {
+        asked
+            .iter()
+            .any(|(endpoint, status)| endpoint == address && status.is_err())
+    };
+    itself.or_else(|| {
+        answered
+            .iter()
+            .find_map(|s| s.leader.clone().filter(|l| !silent(l)))
+    })
 }
 
 /// The description that is believed: a confirmed one, the leader's, the one that is furthest, in this order.

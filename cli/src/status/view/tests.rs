@@ -105,6 +105,22 @@ fn a_confirmed_word_counts_before_one_that_is_not_and_the_leaders_before_others(
 }
 
 #[test]
+fn a_leader_that_does_not_answer_is_none() {
+    let asked = [
+        status("127.0.0.1:7101", "follower", description(100, false)),
+        (
+            "127.0.0.1:7102".to_owned(),
+            Err(ClientError::Unavailable("connection refused".into())),
+        ),
+    ];
+    assert_eq!(View::new(&asked, WallTime::from_ms(0)).leader, None);
+    assert!(
+        View::new(&asked[..1], WallTime::from_ms(0)).leader.is_some(),
+        "one that was not asked may lead"
+    );
+}
+
+#[test]
 fn a_session_serves_only_once_its_replid_is_recorded_or_it_has_written() {
     let mut d = description(90, true);
     assert_eq!(session_state(&d.writer, &d), "serving");
@@ -148,5 +164,5 @@ fn nobody_answering_is_a_view_too() {
     )];
     let view = View::new(&asked, WallTime::from_ms(0));
     assert_eq!((view.tail, view.confirmed, view.nodes.len()), (None, false, 1));
-    assert!(super::super::table::render(&view).contains("unreachable: the journal is unavailable: gone"));
+    assert!(super::super::table::render(&view).contains("127.0.0.1:7101: the journal is unavailable: gone"));
 }

@@ -13,7 +13,7 @@ use crate::session::{EndReason, Session};
 use futures_util::FutureExt;
 use keeper::LeaseKeeper;
 use redoubt_client::{AppendError, Appended, Appender};
-use redoubt_types::Offset;
+use redoubt_types::{BootTime, Offset};
 use std::sync::Arc;
 
 /// One session's appends.
@@ -33,10 +33,10 @@ impl Append {
         }
     }
 
-    /// Sends what is to go out of `buffer` now, as far as there is room.
-    pub fn push_from(&mut self, buffer: &mut DoubleBuffer) {
+    /// Sends what is to go out of `buffer` at `now`, as far as there is room.
+    pub fn push_from(&mut self, buffer: &mut DoubleBuffer, now: BootTime) {
         while self.appender.has_room()
-            && let Some(cut) = buffer.next_cut()
+            && let Some(cut) = buffer.next_cut(now)
         {
             self.appender.push(cut.payload, cut.captured);
         }

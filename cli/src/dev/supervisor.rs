@@ -98,8 +98,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When it could not be started, was not healthy in time, or was killed.
-    pub(crate) async fn run(mut self) -> Result<(), Failure> {
-        let mut signals = Signals::listen().map_err(|e| Failure::io("listen for signals", &e))?;
+    pub(crate) async fn run(mut self, mut signals: Signals) -> Result<(), Failure> {
         self.voice.note(&format!(
             "starting a cluster in {}",
             self.setup.paths.dir().display()

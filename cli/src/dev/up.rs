@@ -9,6 +9,7 @@ use super::core::Restart;
 use super::layout::{JOURNALS, Kind, Layout, PORT_BASE};
 use super::paths::Paths;
 use super::programs::Programs;
+use super::signals::Signals;
 use super::supervisor::{Setup, Supervisor};
 use super::{leftovers, ports};
 use crate::failure::Failure;
@@ -60,13 +61,21 @@ struct Made {
 pub(crate) async fn up(env: &Env, options: Options) -> Result<(), Failure> {
     let programs = Programs::find(options.redis_server.as_deref(), options.more.clone()).await?;
     let paths = open(env, &options.dir)?;
+    // From here on a Ctrl-C waits until everything can be ended in order.
+    let signals = Signals::listen().map_err(|e| Failure::io("listen for signals", &e))?;
     let _lock = lock(env, &paths)?;
-    let result = under_lock(env, options, &paths, programs).await;
+    let result = under_lock(env, options, &paths, programs, signals).await;
     control::remove(env, &paths);
     result
 }
 
-async fn under_lock(env: &Env, options: Options, paths: &Paths, programs: Programs) -> Result<(), Failure> {
+async fn under_lock(
+    env: &Env,
+    options: Options,
+    paths: &Paths,
+    programs: Programs,
+    signals: Signals,
+) -> Result<(), Failure> {
     let files = env.files().as_ref();
     remove_cluster_file(files, paths)?;
     let layout = agreed_layout(files, paths, &options)?;
@@ -91,7 +100,7 @@ async fn under_lock(env: &Env, options: Options, paths: &Paths, programs: Progra
         timeout: options.timeout,
     };
     Supervisor::new(env.clone(), setup, options.output, control)
-        .run()
+        .run(signals)
         .await
 }
 

@@ -1,9 +1,15 @@
 //! Compiles the .proto files, without a protoc on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["redoubt/v1/journal.proto", "redoubt/v1/cluster.proto", "redoubt/v1/raft.proto"];
+    let files = [
+        "redoubt/v1/journal.proto",
+        "redoubt/v1/cluster.proto",
+        "redoubt/v1/raft.proto",
+    ];
     let descriptors = protox::compile(files, ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=redoubt");
     Ok(())
 }

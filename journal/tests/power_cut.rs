@@ -1,6 +1,11 @@
 //! What was acknowledged survives a power cut of all nodes at once: kill -9 never tests fsync, a cut does.
 
-#![allow(clippy::disallowed_methods, reason = "tests drive real clocks and sockets")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests drive real clocks and sockets, and fail by panicking"
+)]
 
 mod cluster;
 

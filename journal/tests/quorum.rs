@@ -1,6 +1,11 @@
 //! Three nodes agree on a journal: appends are admitted once, in order, and every node serves the same.
 
-#![allow(clippy::disallowed_methods, reason = "tests drive real clocks and sockets")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests drive real clocks and sockets, and fail by panicking"
+)]
 
 mod cluster;
 

@@ -14,7 +14,10 @@ pub struct InvalidField {
 impl InvalidField {
     /// The field `field` is unusable because of `why`.
     pub fn new(field: &'static str, why: impl Into<String>) -> Self {
-        InvalidField { field, why: why.into() }
+        InvalidField {
+            field,
+            why: why.into(),
+        }
     }
 }
 
@@ -97,6 +100,9 @@ pub fn lineage_to(lineage: &Lineage) -> Vec<v1::LineageStep> {
 /// # Errors
 /// [`InvalidField`] when it is empty, goes backwards, or holds a malformed replid.
 pub fn lineage_from(steps: &[v1::LineageStep]) -> Result<Lineage, InvalidField> {
-    let steps = steps.iter().map(lineage_step_from).collect::<Result<Vec<_>, _>>()?;
+    let steps = steps
+        .iter()
+        .map(lineage_step_from)
+        .collect::<Result<Vec<_>, _>>()?;
     Lineage::from_steps(&steps).ok_or_else(|| InvalidField::new("lineage", "is empty or goes backwards"))
 }

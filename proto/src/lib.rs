@@ -3,7 +3,13 @@
 //! a generated type.
 
 /// Messages and services of `redoubt.v1`.
-#[allow(missing_docs, clippy::all, clippy::disallowed_methods, clippy::disallowed_types, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "generated"
+)]
 pub mod v1 {
     tonic::include_proto!("redoubt.v1");
 }
@@ -11,6 +17,6 @@ pub mod v1 {
 mod convert;
 
 pub use convert::{
-    InvalidField, cluster_id, epoch, holder, lineage_from, lineage_step, lineage_step_from, lineage_to, node_id, replid,
-    run_id,
+    InvalidField, cluster_id, epoch, holder, lineage_from, lineage_step, lineage_step_from, lineage_to,
+    node_id, replid, run_id,
 };

@@ -127,7 +127,11 @@ impl fmt::Debug for ClusterId {
 impl FromStr for ClusterId {
     type Err = ParseIdError;
     fn from_str(s: &str) -> Result<Self, ParseIdError> {
-        let fail = || ParseIdError { what: "a cluster id", want: "32 hexadecimal digits", got: s.chars().take(80).collect() };
+        let fail = || ParseIdError {
+            what: "a cluster id",
+            want: "32 hexadecimal digits",
+            got: s.chars().take(80).collect(),
+        };
         if s.len() != 32 || !s.is_ascii() {
             return Err(fail());
         }
@@ -186,7 +190,8 @@ impl JournalName {
     /// When `s` is anything else.
     pub fn parse(s: &str) -> Result<Self, ParseIdError> {
         let ok = (1..=64).contains(&s.len())
-            && s.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
+            && s.bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
         if !ok {
             return Err(ParseIdError {
                 what: "a journal name",

@@ -6,8 +6,8 @@
 mod chain;
 mod clock;
 mod ids;
-mod lineage;
 pub mod limits;
+mod lineage;
 mod position;
 
 pub use chain::{Chain, payload_crc};

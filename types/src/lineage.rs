@@ -45,7 +45,14 @@ pub struct Lineage {
 impl Lineage {
     /// The lineage of an empty journal.
     pub fn new(first: ReplId) -> Self {
-        Lineage { first: LineageStep { replid: first, from: Offset::ZERO, epoch: None }, later: Vec::new() }
+        Lineage {
+            first: LineageStep {
+                replid: first,
+                from: Offset::ZERO,
+                epoch: None,
+            },
+            later: Vec::new(),
+        }
     }
 
     /// A lineage from its steps, oldest first, as they came from disk or wire; `None` if there are none or
@@ -55,7 +62,10 @@ impl Lineage {
         if steps.windows(2).any(|w| w[0].from > w[1].from) {
             return None;
         }
-        Some(Lineage { first: *first, later: later.to_vec() })
+        Some(Lineage {
+            first: *first,
+            later: later.to_vec(),
+        })
     }
 
     /// The newest replid: the only one that bytes may be appended under, and the one that every answer to a
@@ -89,7 +99,10 @@ impl Lineage {
     /// is then as it was.
     pub fn push(&mut self, step: LineageStep, tail: Offset) -> Result<(), LineageError> {
         if step.from != tail {
-            return Err(LineageError::NotAtTail { from: step.from, tail });
+            return Err(LineageError::NotAtTail {
+                from: step.from,
+                tail,
+            });
         }
         if let Some(epoch) = step.epoch
             && self.steps().any(|s| s.epoch == Some(epoch))
@@ -113,7 +126,11 @@ mod tests {
     }
 
     fn step(n: u8, from: u64) -> LineageStep {
-        LineageStep { replid: id(n), from: Offset::new(from), epoch: Epoch::new(u64::from(n)) }
+        LineageStep {
+            replid: id(n),
+            from: Offset::new(from),
+            epoch: Epoch::new(u64::from(n)),
+        }
     }
 
     #[test]
@@ -132,11 +149,23 @@ mod tests {
     #[test]
     fn one_replid_per_epoch_and_only_at_the_tail() {
         let mut l = Lineage::new(id(9));
-        assert!(matches!(l.push(step(1, 3), Offset::ZERO), Err(LineageError::NotAtTail { .. })));
+        assert!(matches!(
+            l.push(step(1, 3), Offset::ZERO),
+            Err(LineageError::NotAtTail { .. })
+        ));
         l.push(step(1, 0), Offset::ZERO).unwrap();
-        let again = LineageStep { replid: id(7), ..step(1, 0) };
-        assert_eq!(l.push(again, Offset::ZERO), Err(LineageError::EpochHasOne(Epoch::FIRST)));
-        let known = LineageStep { replid: id(9), ..step(2, 0) };
+        let again = LineageStep {
+            replid: id(7),
+            ..step(1, 0)
+        };
+        assert_eq!(
+            l.push(again, Offset::ZERO),
+            Err(LineageError::EpochHasOne(Epoch::FIRST))
+        );
+        let known = LineageStep {
+            replid: id(9),
+            ..step(2, 0)
+        };
         assert_eq!(l.push(known, Offset::ZERO), Err(LineageError::Known(id(9))));
         assert_eq!(l.len(), 2);
     }

@@ -430,11 +430,26 @@ proptest! {
 #[test]
 fn catches_the_planted_bugs_of_admission() {
     for (test, bug) in [
-        ("h01_a_claim_is_refused_when_an_append_renewed_the_lease_behind_its_decision", "h01_acquire_ignores_renewals"),
-        ("h01_of_two_claims_in_flight_only_one_is_granted", "h01_acquire_ignores_renewals"),
-        ("h01_a_hole_left_by_a_dropped_proposal_refuses_what_came_behind_it", "h01_admit_at_proposal"),
-        ("h02_a_retry_is_known_by_epoch_and_chain_not_by_offset", "h02_retry_by_offset"),
-        ("h03_a_group_joins_with_its_last_fragment_only", "h03_serve_fragments"),
+        (
+            "h01_a_claim_is_refused_when_an_append_renewed_the_lease_behind_its_decision",
+            "h01_acquire_ignores_renewals",
+        ),
+        (
+            "h01_of_two_claims_in_flight_only_one_is_granted",
+            "h01_acquire_ignores_renewals",
+        ),
+        (
+            "h01_a_hole_left_by_a_dropped_proposal_refuses_what_came_behind_it",
+            "h01_admit_at_proposal",
+        ),
+        (
+            "h02_a_retry_is_known_by_epoch_and_chain_not_by_offset",
+            "h02_retry_by_offset",
+        ),
+        (
+            "h03_a_group_joins_with_its_last_fragment_only",
+            "h03_serve_fragments",
+        ),
     ] {
         redoubt_env::planted::assert_catches(&format!("append::tests::{test}"), bug);
     }

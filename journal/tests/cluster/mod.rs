@@ -2,7 +2,9 @@
 #![allow(
     unreachable_pub,
     dead_code,
-    reason = "shared by several test binaries, each of which uses a part"
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by several test binaries, each of which uses a part; what fails here fails a test"
 )]
 
 pub mod power;

@@ -39,6 +39,8 @@ test: servers
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@awk 'FNR == 1 { open = 0 } open && !/^ *(\/\/|$$)/ { if (!/^ *biased;/) { print FILENAME ":" FNR ": select! without `biased;`: its choice would not be a function of the input"; bad = 1 } open = 0 } \
+		/select! *{$$/ { open = 1 } END { exit bad }' $$(git ls-files '*.rs')
 	@if $(CARGO) tree --workspace --edges features,normal,build --invert redoubt-env | grep -q planted-bugs; then \
 		echo 'planted bugs are in the default features of some crate: release builds would have them' >&2; exit 1; \
 	fi

@@ -143,6 +143,7 @@ async fn a_live_journal_is_cut_at_the_tail_of_the_start() {
     };
     let target = address(&redis);
     let report = tokio::select! {
+        biased; // the end of the rebuild first
         report = rebuild_into(&node, &target) => report.unwrap(),
         () = writing => unreachable!(),
     };
@@ -178,6 +179,7 @@ async fn a_rebuild_that_fails_midway_lets_the_server_go_and_says_so() {
         std::future::pending::<()>().await;
     };
     let failed = tokio::select! {
+        biased; // the end of the rebuild first
         report = rebuild_into(&node, &target) => report.unwrap_err(),
         () = cut => unreachable!(),
     };

@@ -148,15 +148,12 @@ impl Look {
         let linked =
             r.link_up && !r.sync_in_progress && !self.server.loading && r.slave_repl_offset == Some(r.offset);
         if !linked && !planted::on("h16_promote_without_link") {
-            return Err(NotYet::Feeding(format!(
-                "its link to replay is not up (it stands at {})",
-                r.offset
-            )));
+            return Err(NotYet::Feeding("its link to the replay is not up".to_owned()));
         }
         if r.replid != want.replid {
             return Err(NotYet::Feeding(format!(
-                "it is fed under {}, not yet {}",
-                r.replid, want.replid
+                "it is not fed under {} yet",
+                want.replid
             )));
         }
         if r.offset > want.at {
@@ -167,8 +164,8 @@ impl Look {
         }
         if r.offset < want.at {
             return Err(NotYet::Feeding(format!(
-                "it stands at {}, the tail is {}",
-                r.offset, want.at
+                "it is not fed to the tail {} yet",
+                want.at
             )));
         }
         Ok(())

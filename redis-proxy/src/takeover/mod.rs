@@ -233,7 +233,10 @@ impl Cell {
                 tracing::info!("waiting: {why}");
                 self.waiting = why.clone();
             }
-            action => tracing::info!("next: {action}"),
+            action => {
+                tracing::info!("next: {action}");
+                self.waiting.clear();
+            }
         }
     }
 }

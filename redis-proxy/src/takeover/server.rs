@@ -6,7 +6,7 @@
 use super::look::{Look, Promotion};
 use crate::upstream::Control;
 use redoubt_env::Env;
-use redoubt_resp::info::{parse_replication, parse_server};
+use redoubt_resp::info::{InfoError, parse_replication, parse_server};
 use redoubt_resp::reply::Value;
 use redoubt_types::RunId;
 use redoubt_types::limits::BACKLOG_BYTES;
@@ -47,11 +47,23 @@ impl Server {
         }
     }
 
-    /// Asks the server what it is.
+    /// Asks the server what it is. Only this begins a connection: whatever changes something follows a look
+    /// on the same one.
     pub(super) async fn look(&mut self) -> Result<Look, ServerError> {
+        if self.control.is_some()
+            && let Ok(look) = self.look_on_kept().await
+        {
+            return Ok(look);
+        }
+        // None was kept, or its server is gone: that says nothing of who listens there now.
+        self.control = Some(Control::connect(&self.env, &self.address, CALL_DEADLINE).await?);
+        self.look_on_kept().await
+    }
+
+    async fn look_on_kept(&mut self) -> Result<Look, ServerError> {
         let answer = self.call("INFO", &[b"INFO"]).await?;
         let text = answer.as_bytes().unwrap_or_default();
-        let odd = |e: redoubt_resp::info::InfoError| ServerError::Answer {
+        let odd = |e: InfoError| ServerError::Answer {
             asked: "INFO",
             answer: e.to_string(),
         };
@@ -136,12 +148,8 @@ impl Server {
 
     /// One command on the kept connection: the one whose process the last look was about.
     async fn call(&mut self, asked: &'static str, args: &[&[u8]]) -> Result<Value, ServerError> {
-        let mut control = match self.control.take() {
-            Some(control) => control,
-            // Only a look may begin a connection: whatever changes something follows one on the same.
-            None if asked == "INFO" => Control::connect(&self.env, &self.address, CALL_DEADLINE).await?,
-            None => return Err(ServerError::Changed("the connection was lost".to_owned())),
-        };
+        let lost = || ServerError::Changed("the connection was lost".to_owned());
+        let mut control = self.control.take().ok_or_else(lost)?;
         let answer = control.call(args, CALL_DEADLINE).await?;
         self.control = Some(control);
         match answer.as_error() {

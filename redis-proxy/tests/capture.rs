@@ -127,6 +127,21 @@ async fn a_full_sync_is_never_taken() {
 }
 
 #[tokio::test]
+async fn a_full_sync_that_the_master_puts_off_is_not_waited_for() {
+    let env = Env::real();
+    let server = Server::start(&env).await;
+    let mut control = server.control(&env).await;
+    control
+        .call(&[b"CONFIG", b"SET", b"repl-diskless-sync-delay", b"600"], SOON)
+        .await
+        .unwrap();
+    let right = target(&env, &server).await;
+    let from = right.from.advance(1_000_000);
+    let refused = Link::attach(&env, &Target { from, ..right }).await;
+    assert!(matches!(refused, Err(AttachError::NotContinued(_))));
+}
+
+#[tokio::test]
 async fn h11_a_busy_script_is_waited_for() {
     let env = Env::real();
     let server = Server::start(&env).await;

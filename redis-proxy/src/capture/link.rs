@@ -16,9 +16,8 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long connecting and the whole handshake may take. A master that forks for someone else's full sync
-/// stands still for a while.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long connecting and the whole handshake may take. A master that forks stands still for a while.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a few bytes may take to be taken by the socket.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -126,6 +125,10 @@ impl Link {
             self.conn.write_all(&out).await.map_err(unreachable)?;
             out.clear();
             self.read_early().await?;
+            if handshake.awaits_psync() && self.early.first() == Some(&b'\n') {
+                let why = format!("what follows {} is not in its backlog", target.from);
+                return Err(AttachError::NotContinued(why));
+            }
             if let Some(outcome) = handshake.feed(&mut self.early, &mut out).map_err(unreachable)? {
                 break outcome;
             }

@@ -174,6 +174,9 @@ impl Capture {
 
     /// Takes over what was read, or makes a new link when there was nothing.
     fn captured(&mut self, read: io::Result<usize>) -> Result<(), EndReason> {
+        if planted::on("h11_a_cut_ends_the_session") && !matches!(read, Ok(n) if n > 0) {
+            return Err(EndReason::CaptureLost("the link was cut".to_owned()));
+        }
         match read {
             Ok(0) => self.cut("the server closed it"),
             Err(e) => self.cut(&e.to_string()),

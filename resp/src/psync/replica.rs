@@ -126,6 +126,12 @@ impl ReplicaHandshake {
         Ok(None)
     }
 
+    /// Whether PSYNC was sent and not answered yet. A master that can continue answers at once; one that
+    /// sends newlines instead has put a full sync off (for its diskless delay, or while it forks for another).
+    pub fn awaits_psync(&self) -> bool {
+        self.step == Step::Psync
+    }
+
     fn send(&self, out: &mut BytesMut) {
         match self.step {
             Step::Ping => encode_command(&[b"PING"], out),

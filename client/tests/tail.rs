@@ -1,5 +1,9 @@
 //! A tail passes on nothing that is not verified, and goes on elsewhere when a node can't serve.
-#![allow(clippy::unwrap_used, reason = "test code, helpers included")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code, helpers included"
+)]
 
 mod fake;
 
@@ -33,12 +37,19 @@ async fn read(tailer: &mut Tailer, from: usize, until: usize) -> Vec<u8> {
 }
 
 async fn failure(tailer: &mut Tailer) -> TailError {
-    loop {
-        if let Err(error) = tailer.next().await {
-            assert_eq!(tailer.next().await, Err(error.clone()), "it is final");
-            return error;
+    let failed = async {
+        loop {
+            if let Err(error) = tailer.next().await {
+                return error;
+            }
         }
-    }
+    };
+    let error = redoubt_env::Env::real()
+        .timeout(Duration::from_secs(10), failed)
+        .await
+        .expect("a failure");
+    assert_eq!(tailer.next().await, Err(error.clone()), "it is final");
+    error
 }
 
 fn tail(client: &Client, from: usize) -> Tailer {
@@ -93,10 +104,11 @@ async fn a_tail_that_does_not_follow_ends_at_the_confirmed_tail() {
 #[tokio::test]
 async fn h07_a_rotten_record_is_read_from_another_node() {
     let fake = journal(3, 50).await;
-    // Each node is rotten elsewhere, in bytes or by its own account.
+    // Each node is rotten elsewhere, so that whichever is asked first shows it; one also by its own account.
     fake.nodes[0].faults().rot_at = Some(100);
     fake.nodes[1].faults().rot_at = Some(200);
-    fake.nodes[2].faults().damaged_at = Some(300);
+    fake.nodes[2].faults().rot_at = Some(300);
+    fake.nodes[2].faults().damaged_at = Some(350);
     let mut tailer = tail(&fake.client(), 0);
     let bytes = read(&mut tailer, 0, written(50).len()).await;
     assert_eq!(bytes, written(50));

@@ -49,6 +49,9 @@ impl From<Fault> for Over {
 pub(super) struct Pump {
     client: Client,
     start: AppendStart,
+    /// As every entry names them; printed once, not once per entry.
+    cluster_id: String,
+    replid: String,
     window: Window,
     pushed: mpsc::Receiver<Pushed>,
     answered: mpsc::Sender<Result<Appended, AppendError>>,
@@ -65,6 +68,8 @@ impl Pump {
         let hunt = inner.nodes.hunt(Want::Leader);
         let window = Window::new(start.start, start.chain);
         Pump {
+            cluster_id: inner.cluster_id(),
+            replid: start.replid.to_string(),
             client: Client { inner },
             start,
             window,
@@ -151,6 +156,7 @@ impl Pump {
         let client = self.client.clone();
         let inner = &client.inner;
         client.know_cluster(node, RPC_DEADLINE).await?;
+        self.cluster_id = inner.cluster_id();
         let mut journal = inner.nodes.journal(node)?;
         // As long as the window, so that it never fills.
         let (requests, requested) = mpsc::channel(APPEND_WINDOW_ENTRIES);
@@ -216,14 +222,13 @@ impl Pump {
     }
 
     fn request(&self, next: Outgoing) -> v1::AppendRequest {
-        let inner = &self.client.inner;
         v1::AppendRequest {
             request_id: next.id,
-            cluster_id: inner.cluster_id(),
-            journal: inner.journal.clone(),
+            cluster_id: self.cluster_id.clone(),
+            journal: self.client.inner.journal.clone(),
             entry: Some(v1::Entry {
                 epoch: self.start.epoch.get(),
-                replid: self.start.replid.to_string(),
+                replid: self.replid.clone(),
                 start: next.start.get(),
                 chain: next.chain.get(),
                 payload: next.payload,

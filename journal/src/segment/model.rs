@@ -105,6 +105,8 @@ pub struct Options {
     /// Bytes of payload kept in memory behind the log's end. Records not yet written stay beyond it.
     pub cache_bytes: u64,
     /// How far a segment is filled with zeros ahead of its end, bytes, so that most syncs change no metadata.
+    /// The batch that crosses what is filled pays for the next stretch: with 4 MiB the 99th percentile of
+    /// small appends was two to three times that with 1 MiB, at the same median.
     pub zero_ahead_bytes: u32,
     /// Bytes of payload that one write takes at most, before it is synced and answered.
     pub batch_bytes: u64,
@@ -119,7 +121,7 @@ impl Default for Options {
         Options {
             segment_bytes: 64 * 1024 * 1024,
             cache_bytes: 16 * 1024 * 1024,
-            zero_ahead_bytes: 4 * 1024 * 1024,
+            zero_ahead_bytes: 1024 * 1024,
             batch_bytes: 8 * 1024 * 1024,
             idle_after: Duration::from_millis(20),
             execution: Execution::Threads,

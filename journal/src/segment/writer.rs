@@ -21,6 +21,9 @@ use redoubt_env::files::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A batch is large from this part of the distance on that files are filled ahead.
+const LARGE_PART: u32 = 4;
+
 /// What readers have to learn once a batch is in its file, in the order of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -151,12 +154,19 @@ impl Writer {
             return Ok(());
         }
         let end = self.active.end.offset;
-        let at = u64::from(end) - self.batch.bytes();
+        let bytes = self.batch.bytes();
+        let at = u64::from(end) - bytes;
         self.batch
             .write_to(&*self.active.file, at)
             .map_err(Failure::new("write", &self.path))?;
         if end > self.active.file_bytes {
-            self.fill(end)?;
+            // The sync of a large batch costs more than that of the file's new length does, and filling ahead
+            // would only double what is written.
+            if bytes < u64::from(self.options.zero_ahead_bytes / LARGE_PART) {
+                self.fill(end)?;
+            } else {
+                self.active.file_bytes = end;
+            }
         }
         self.active
             .file

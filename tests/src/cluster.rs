@@ -236,18 +236,7 @@ impl DevCluster {
 
     /// Runs `redoubt` with these arguments; returns exit code, output and errors.
     pub async fn redoubt(&self, args: &[&str]) -> (i32, String, String) {
-        let output = Command::new(binary("redoubt"))
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .await;
-        let output = output.expect("redoubt runs");
-        let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-        (
-            output.status.code().unwrap_or(-1),
-            text(output.stdout),
-            text(output.stderr),
-        )
+        crate::program::redoubt(args).await
     }
 
     /// `redoubt dev start` or `stop` of a component.

@@ -27,7 +27,7 @@ pub use forward::Forward;
 pub use journal::{contains, served};
 pub use marker::Marker;
 pub use ports::free_base;
-pub use program::Program;
+pub use program::{Program, redoubt};
 pub use raw::Raw;
 pub use redoubt_env::planted::assert_catches;
 pub use server::{Server, connect, info_field, try_connect};

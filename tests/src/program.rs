@@ -28,6 +28,16 @@ pub(crate) fn plant(command: &mut Command, bugs: &str) {
         .env("RUST_LOG", "info,openraft=warn");
 }
 
+/// Runs `redoubt` with these arguments; returns exit code, output and errors.
+pub async fn redoubt(args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(binary("redoubt"));
+    let output = command.args(args).stdin(Stdio::null()).output().await;
+    let output = output.expect("redoubt runs");
+    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    (code, text(output.stdout), text(output.stderr))
+}
+
 /// A running program; killed with its handle.
 pub struct Program {
     child: Child,

@@ -183,6 +183,10 @@ impl Writer {
     /// also filled further ahead.
     pub(crate) fn mark(&mut self) -> Result<(), Failure> {
         self.flush()?;
+        if redoubt_env::planted::on("h07_no_mark") {
+            self.marked = true;
+            return Ok(());
+        }
         self.stage(
             Kind::Mark,
             LogId {

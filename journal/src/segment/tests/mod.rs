@@ -3,6 +3,8 @@
 mod basics;
 mod golden;
 mod model;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod torn_or_rotten;
 mod vote;
 

@@ -1,0 +1,38 @@
+//! Each hazard's test fails once the line that keeps its promise is taken away.
+
+use redoubt_env::planted::assert_catches;
+
+#[test]
+fn each_planted_bug_of_the_storage_is_caught() {
+    for (test, bug) in [
+        ("vote::h05_crash_between_the_votes_slots", "h05_vote_one_slot"),
+        ("vote::h05_rot_of_the_newer_slot", "h05_vote_one_slot"),
+        (
+            "basics::h06_an_empty_directory_is_a_new_incarnation",
+            "h06_identity_by_name",
+        ),
+        ("torn_or_rotten::h07_torn_tail_is_cut", "h07_torn_end_is_kept"),
+        (
+            "torn_or_rotten::h07_rot_below_the_mark_is_not_cut",
+            "h07_rot_is_cut",
+        ),
+        (
+            "torn_or_rotten::h07_truncated_suffix_stays_dead",
+            "h07_rot_is_cut",
+        ),
+        (
+            "torn_or_rotten::h07_records_of_an_older_file_in_the_same_place_stay_dead",
+            "h07_no_generation",
+        ),
+        (
+            "torn_or_rotten::h07_rot_of_the_last_record_is_told_from_a_torn_write_by_the_mark",
+            "h07_no_mark",
+        ),
+        (
+            "basics::h08_the_committed_index_is_saved_with_the_next_batch_or_when_idle",
+            "h08_committed_not_saved",
+        ),
+    ] {
+        assert_catches(&format!("segment::tests::{test}"), bug);
+    }
+}

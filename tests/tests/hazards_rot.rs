@@ -1,0 +1,185 @@
+//! H7 over real processes: a record that changes on one node's disk is read from another, and never passed on.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests drive real clocks and files, and what fails in them is a failed test"
+)]
+
+use redis::aio::MultiplexedConnection;
+use redoubt_tests::{
+    DevCluster, Options, Server, Tokens, assert_catches, assert_equal, connect, eventually, served,
+    wait_equal,
+};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+/// Values that are written, of 10 KB each.
+const VALUES: usize = 150;
+
+/// Value `n`: a text that stands nowhere else.
+fn value(n: usize) -> Vec<u8> {
+    let word = format!("[value {n:04}]");
+    word.as_bytes().iter().copied().cycle().take(10 << 10).collect()
+}
+
+async fn write_values(proxy: &mut MultiplexedConnection) {
+    for n in 0..VALUES {
+        let told = redis::cmd("SET")
+            .arg(format!("v:{n}"))
+            .arg(value(n))
+            .exec_async(proxy)
+            .await;
+        told.expect("SET");
+    }
+}
+
+/// Where value `n` lies on the disk of `node`: the file and a byte in the middle of it.
+fn place_of(cluster: &DevCluster, node: &str, n: usize) -> (PathBuf, u64) {
+    let value = value(n);
+    let mut dirs = vec![cluster.dir.join(node).join("data")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).expect("a file");
+            // The first bytes are enough to find it: they stand nowhere else.
+            if let Some(at) = bytes.windows(64).position(|w| w == &value[..64]) {
+                return (path, at as u64 + 5000);
+            }
+        }
+    }
+    panic!("value {n} is not on the disk of {node}");
+}
+
+/// Changes one bit on the disk, or changes it back.
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 0x20], at).expect("a byte");
+}
+
+#[tokio::test]
+async fn h07_a_record_that_rots_on_one_disk_is_read_from_another() {
+    let options = Options {
+        // Hardly anything is served from memory.
+        args: vec![("journal", "--cache-bytes=65536".to_owned())],
+        ..Options::default()
+    };
+    let mut cluster = DevCluster::start(options).await;
+    write_values(&mut connect(cluster.port("proxy-1")).await).await;
+    let mut master = connect(cluster.port("master-1")).await;
+    let mut replica = connect(cluster.port("replica-1")).await;
+    wait_equal(&mut master, &mut replica).await;
+    let before = served(&cluster.journal()).await;
+    // Each node has another record that it can't serve: wherever a reader begins, it must go elsewhere.
+    for (node, n) in [("journal-1", 20), ("journal-2", 50), ("journal-3", 80)] {
+        let (path, at) = place_of(&cluster, node, n);
+        flip(&path, at);
+    }
+
+    let after = served(&cluster.journal()).await;
+    assert!(after.starts_with(&before), "the journal serves something else");
+    let fresh = Server::start(&[]).await;
+    cluster.rebuild_into(&fresh).await;
+    assert_equal(&mut master, &mut fresh.connect().await).await;
+    // A replica that lost its data is fed from the beginning, by a replay that says where it could not read.
+    cluster.dev("stop", "replica-1").await;
+    let dump = cluster.dir.join("replica-1/dump.rdb");
+    if dump.exists() {
+        std::fs::remove_file(&dump).expect("a file");
+    }
+    cluster.dev("start", "replica-1").await;
+    let mut replica = eventually("the replica", SOON, || {
+        redoubt_tests::try_connect(cluster.port("replica-1"))
+    })
+    .await;
+    wait_equal(&mut master, &mut replica).await;
+    let log = cluster.log("replay-1");
+    let told = log.contains("a tail leaves a journal node for another") && log.contains("damaged");
+    assert!(told, "{log}");
+    cluster.down().await;
+}
+
+#[test]
+fn catches_reads_that_are_not_verified() {
+    assert_catches(
+        "h07_a_record_that_rots_on_one_disk_is_read_from_another",
+        "h07_unverified_reads",
+    );
+}
+
+#[tokio::test]
+async fn h07_a_node_whose_old_record_rotted_does_not_start_and_says_what_to_do() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    let mut proxy = connect(cluster.port("proxy-1")).await;
+    write_values(&mut proxy).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), 2, "h07");
+    tokens.progress(50, SOON).await;
+    let leader = cluster.leader().await;
+    let journals = cluster.of_kind("journal");
+    let node = journals.iter().find(|j| j.name != leader).expect("a follower");
+
+    cluster.dev("stop", &node.name).await;
+    let (path, at) = place_of(&cluster, &node.name, 30);
+    flip(&path, at);
+    let rotten = std::fs::read(&path).unwrap();
+    // What `dev start` says of it is of no interest here: the node ends, again and again.
+    let dir = cluster.dir.to_string_lossy().into_owned();
+    cluster
+        .redoubt(&["dev", "start", &node.name, "--dir", &dir])
+        .await;
+    eventually("the node's refusal", SOON, || async {
+        let log = cluster.log(&node.name);
+        let told = [
+            "is damaged at byte",
+            "no torn write",
+            "Nothing was changed",
+            "join again as a new one",
+        ];
+        match told.iter().find(|t| !log.contains(**t)) {
+            None => Ok(()),
+            Some(missing) => Err(format!("{missing:?} is missing in {log}")),
+        }
+    })
+    .await;
+    assert!(std::fs::read(&path).unwrap() == rotten, "something was changed");
+    tokens.progress(50, SOON).await;
+
+    // The file restored, it goes on with what it had.
+    cluster.redoubt(&["dev", "stop", &node.name, "--dir", &dir]).await;
+    flip(&path, at);
+    cluster.dev("start", &node.name).await;
+    eventually("the node", Duration::from_secs(20), || async {
+        let described = cluster.journal().describe_node(&node.address, true).await;
+        match described {
+            Ok(d) if d.confirmed => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let outcome = tokens.stop().await;
+    assert_eq!(outcome.broken, 0);
+    let fresh = Server::start(&[]).await;
+    cluster.rebuild_into(&fresh).await;
+    outcome.assert_kept_by(&mut fresh.connect().await).await;
+    cluster.down().await;
+}
+
+#[test]
+fn catches_rot_that_is_cut_off_as_if_it_were_torn() {
+    assert_catches(
+        "h07_a_node_whose_old_record_rotted_does_not_start_and_says_what_to_do",
+        "h07_rot_is_cut",
+    );
+}

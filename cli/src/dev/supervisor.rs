@@ -18,7 +18,7 @@ use super::voice::Voice;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plain_files;
-use redoubt_env::{Env, Task};
+use redoubt_env::{Env, Task, planted};
 use redoubt_types::BootTime;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -247,6 +247,7 @@ impl Supervisor {
             for action in self.core.step(self.env.now(), event) {
                 match action {
                     Action::Spawn(part) => events.push_back(self.spawn(part)),
+                    Action::Terminate(part) if planted::on("stop_kills") => self.children.kill(part),
                     Action::Terminate(part) => self.children.terminate(part),
                     Action::Kill(part) => self.children.kill(part),
                     Action::Publish => self.publish(),

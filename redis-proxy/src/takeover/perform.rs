@@ -9,12 +9,13 @@ use crate::config::Config;
 use redoubt_client::{Client, WriterError};
 use redoubt_env::{Env, planted};
 use redoubt_types::{HolderId, Offset};
-use std::future::pending;
 use std::time::Duration;
 
 /// How long one operation on the journal is tried. Longer than an election, so that losing a leader in the
 /// middle of a takeover does not begin it anew.
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a step that a test holds looks whether it may go on.
+const HELD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Hands for the core: the server, the journal, and the capture link on its way to a session.
 pub(super) struct Performer {
@@ -92,10 +93,10 @@ impl Performer {
             },
             Action::Capture(attach) => self.capture(attach).await,
             Action::RecordLineage(step) => {
-                if planted::on("pause_before_lineage") {
-                    // For a test that kills the proxy between REPLICAOF NO ONE and the lineage record.
-                    tracing::warn!("pausing for ever before the lineage record");
-                    pending::<()>().await;
+                // For a test that kills the proxy between REPLICAOF NO ONE and the lineage record.
+                while planted::held("pause_before_lineage") {
+                    tracing::warn!("held before the lineage record");
+                    self.env.sleep(HELD_PAUSE).await;
                 }
                 recorded(self.client.record_lineage(&step, JOURNAL_DEADLINE).await)
             }

@@ -1,0 +1,191 @@
+//! Journal nodes die under load: nobody who waits less than the deadline notices, nothing acknowledged is lost.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests drive real clocks, and what fails in them is a failed test"
+)]
+
+use redoubt_tests::{DevCluster, Options, Server, Tokens, eventually};
+use std::time::{Duration, Instant};
+
+const WRITERS: usize = 16;
+/// Longer than an election on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+/// The release deadline that the proxy has by default.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+fn never_restarts() -> Options {
+    Options {
+        restart: "never",
+        ..Options::default()
+    }
+}
+
+/// What the clients remember is there, exactly once, in a server that was rebuilt from the journal alone.
+async fn assert_nothing_lost(cluster: &DevCluster, outcome: &redoubt_tests::Outcome) {
+    let fresh = Server::start(&[]).await;
+    cluster.rebuild_into(&fresh).await;
+    outcome.assert_kept_by(&mut fresh.connect().await).await;
+}
+
+/// Memory that a process holds, bytes.
+fn resident(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process runs");
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("pages");
+    pages * rustix::param::page_size() as u64
+}
+
+#[tokio::test]
+async fn a_follower_dies_and_no_connection_closes() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    let leader = cluster.leader().await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "follower");
+    tokens.progress(500, SOON).await;
+    let follower = cluster
+        .of_kind("journal")
+        .into_iter()
+        .find(|c| c.name != leader)
+        .unwrap()
+        .name;
+    let killed = cluster.kill(&follower);
+    tokens.progress(500, SOON).await;
+    cluster.restarted(&follower, killed).await;
+    tokens.progress(500, SOON).await;
+    assert_eq!(tokens.broken(), 0, "a client noticed");
+    let outcome = tokens.stop().await;
+    println!(
+        "follower killed: {} acknowledged, longest gap {:?}",
+        outcome.acked_count(),
+        outcome.outage
+    );
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn the_leader_dies_and_no_connection_closes() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "leader");
+    for _ in 0..2 {
+        tokens.progress(500, SOON).await;
+        let leader = cluster.leader().await;
+        let at = Instant::now();
+        let killed = cluster.kill(&leader);
+        tokens.progress(500, SOON).await;
+        println!(
+            "leader killed: 500 further writes acknowledged after {:?}",
+            at.elapsed()
+        );
+        assert!(at.elapsed() < DEADLINE, "no new leader within the deadline");
+        cluster.restarted(&leader, killed).await;
+    }
+    assert_eq!(tokens.broken(), 0, "a client noticed");
+    let outcome = tokens.stop().await;
+    println!(
+        "{} acknowledged, longest gap {:?}",
+        outcome.acked_count(),
+        outcome.outage
+    );
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn without_a_quorum_nothing_is_acknowledged_and_who_waited_less_than_the_deadline_is_answered() {
+    let mut cluster = DevCluster::start(never_restarts()).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "quorum");
+    tokens.progress(500, SOON).await;
+    cluster.kill("journal-1");
+    cluster.kill("journal-2");
+    // What was on its way to a majority when they died may still be answered; then nothing is.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let acked = tokens.acked();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(tokens.acked(), acked, "acknowledged without a quorum");
+    cluster.dev("start", "journal-1").await;
+    tokens.progress(500, SOON).await;
+    assert_eq!(
+        tokens.broken(),
+        0,
+        "a connection that waited less than the deadline was closed"
+    );
+    cluster.dev("start", "journal-2").await;
+    let outcome = tokens.stop().await;
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_more_than_a_minute_under_load_loses_nothing_and_ends_by_itself() {
+    let mut cluster = DevCluster::start(never_restarts()).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "minute");
+    tokens.progress(500, SOON).await;
+    let proxy = cluster.component("proxy-1").pid.unwrap();
+    let before = resident(proxy);
+    let outage = Instant::now();
+    cluster.kill("journal-1");
+    cluster.kill("journal-2");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let acked = tokens.acked();
+    tokio::time::sleep(DEADLINE + Duration::from_secs(5)).await;
+    assert!(
+        tokens.broken() > 0,
+        "connections older than the deadline are still open"
+    );
+    tokio::time::sleep(Duration::from_secs(65).saturating_sub(outage.elapsed())).await;
+    assert_eq!(tokens.acked(), acked, "acknowledged without a quorum");
+    let grown = resident(proxy).saturating_sub(before);
+    assert!(
+        grown < 200 << 20,
+        "the proxy grew by {grown} bytes while it waited"
+    );
+    cluster.dev("start", "journal-2").await;
+    tokens.progress(500, Duration::from_secs(40)).await;
+    println!(
+        "an outage of {:?}; the proxy grew by {} KiB",
+        outage.elapsed(),
+        grown >> 10
+    );
+    cluster.dev("start", "journal-1").await;
+    let outcome = tokens.stop().await;
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_costs_no_full_sync() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "rolling");
+    tokens.progress(300, SOON).await;
+    let full_syncs = cluster.full_syncs();
+    for name in ["journal-1", "journal-2", "journal-3"] {
+        cluster.dev("stop", name).await;
+        tokens.progress(100, SOON).await;
+        cluster.dev("start", name).await;
+        let address = cluster.component(name).address;
+        let journal = cluster.journal();
+        eventually(&format!("{name} confirmed again"), SOON, || async {
+            let node = journal
+                .describe_node(&address, true)
+                .await
+                .map_err(|e| e.to_string())?;
+            if node.confirmed {
+                Ok(())
+            } else {
+                Err("not confirmed".to_owned())
+            }
+        })
+        .await;
+    }
+    tokens.progress(300, SOON).await;
+    assert_eq!(tokens.broken(), 0, "a client noticed");
+    let outcome = tokens.stop().await;
+    assert_eq!(cluster.full_syncs(), full_syncs, "a replica was synced anew");
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}

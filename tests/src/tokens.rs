@@ -121,6 +121,12 @@ impl Tokens {
         self.acked.load(Ordering::SeqCst)
     }
 
+    /// Tells how many tokens were acknowledged so far, for somebody who outlives a borrow of this.
+    pub fn counter(&self) -> impl Fn() -> u64 + Send + 'static {
+        let acked = Arc::clone(&self.acked);
+        move || acked.load(Ordering::SeqCst)
+    }
+
     /// Connections broken so far.
     pub fn broken(&self) -> u64 {
         self.broken.load(Ordering::SeqCst)

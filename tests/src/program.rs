@@ -25,7 +25,7 @@ pub(crate) fn plant(command: &mut Command, bugs: &str) {
         .collect();
     command
         .env("REDOUBT_PLANTED_BUGS", all.join(","))
-        .env("RUST_LOG", "info,openraft=warn");
+        .env("RUST_LOG", "info,openraft=error");
 }
 
 /// Runs `redoubt` with these arguments; returns exit code, output and errors.

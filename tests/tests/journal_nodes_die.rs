@@ -189,3 +189,53 @@ async fn a_rolling_restart_costs_no_full_sync() {
     assert_nothing_lost(&cluster, &outcome).await;
     cluster.down().await;
 }
+
+#[tokio::test]
+async fn a_follower_that_was_away_under_heavy_load_catches_up_and_counts_again() {
+    let mut cluster = DevCluster::start(never_restarts()).await;
+    let leader = cluster.leader().await;
+    let nodes: Vec<String> = cluster.of_kind("journal").into_iter().map(|c| c.name).collect();
+    let mut followers = nodes.into_iter().filter(|n| *n != leader);
+    let (first, second) = (followers.next().unwrap(), followers.next().unwrap());
+    let port = cluster.port("proxy-1").to_string();
+    let mut load = tokio::process::Command::new("redis-benchmark")
+        .args([
+            "-p", &port, "-t", "set", "-d", "20000", "-c", "20", "-n", "20000", "-q",
+        ])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.kill(&first);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.dev("start", &first).await;
+    assert!(load.wait().await.unwrap().success());
+
+    let journal = cluster.journal();
+    let tail = journal.describe(SOON).await.unwrap().position.tail;
+    let address = cluster.component(&first).address;
+    let at = Instant::now();
+    eventually(&format!("{first} at {tail}"), Duration::from_secs(40), || async {
+        let node = journal
+            .describe_node(&address, true)
+            .await
+            .map_err(|e| e.to_string())?;
+        let there = node.position.tail;
+        if node.confirmed && there >= tail {
+            Ok(())
+        } else {
+            Err(format!("{there}, confirmed: {}", node.confirmed))
+        }
+    })
+    .await;
+    println!("{tail} bytes: caught up {:?} after the load ended", at.elapsed());
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "counts");
+    tokens.progress(100, SOON).await;
+    cluster.kill(&second);
+    tokens.progress(500, SOON).await;
+    let outcome = tokens.stop().await;
+    assert_eq!(outcome.broken, 0, "a client noticed");
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}

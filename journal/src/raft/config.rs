@@ -21,7 +21,7 @@ const _: () = assert!(RAFT_BATCH_BYTES_MAX <= GRPC_MESSAGE_BYTES_MAX / 2);
 pub struct NodeConfig {
     /// Its label.
     pub name: String,
-    /// Where peers and clients reach it, `host:port`.
+    /// Where it listens, and peers and clients reach it: `host:port`, no port 0.
     pub address: String,
     /// Its data directory.
     pub dir: PathBuf,

@@ -18,10 +18,12 @@ use openraft::{AnyError, OptionalSend};
 use redoubt_env::Env;
 use redoubt_proto::v1;
 use redoubt_proto::v1::raft_client::RaftClient;
-use redoubt_types::limits::GRPC_MESSAGE_BYTES_MAX;
+use redoubt_types::limits::{GRPC_MESSAGE_BYTES_MAX, RPC_DEADLINE};
 use redoubt_types::{ClusterId, NodeId};
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tonic::transport::Channel;
 
@@ -36,10 +38,22 @@ pub(super) struct Network {
 pub(super) struct Connection {
     env: Env,
     envelope: v1::RaftEnvelope,
+    address: String,
     client: RaftClient<Channel>,
     me: u64,
     target: u64,
+    /// Attempts to stream in a row that brought no answer.
+    failures: Arc<AtomicU32>,
 }
+
+/// How long a peer may take to take a stream of entries. More than a heartbeat: the first batch may be large,
+/// and the peer may be at something else.
+const STREAM_DEADLINE: Duration = RPC_DEADLINE;
+/// Pause after a first failed attempt; it doubles. openraft by itself tries an unreachable peer again
+/// without any.
+const STREAM_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause between attempts: what a node that comes back waits for at most.
+const STREAM_PAUSE_MAX: Duration = Duration::from_millis(300);
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
@@ -48,9 +62,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Connection {
             env: self.env.clone(),
             envelope: envelope(self.cluster, self.me, target),
+            address: node.address.clone(),
             client: raft_client(&self.env, &node.address),
             me: self.me.get(),
             target,
+            failures: Arc::default(),
         }
     }
 }
@@ -153,6 +169,20 @@ impl Connection {
         }
     }
 
+    /// Before another attempt to stream: waits, the longer the more of them failed, and leaves the old connection
+    /// behind. What was sent on streams that were given up still counts against a connection's window; a
+    /// follower that came back could be kept out by that for ever.
+    async fn after_failures(&mut self) {
+        let failures = self.failures.load(Ordering::Relaxed);
+        if failures > 0 {
+            let pause = STREAM_PAUSE_MIN
+                .saturating_mul(1 << (failures - 1).min(16))
+                .min(STREAM_PAUSE_MAX);
+            self.env.sleep(pause).await;
+            self.client = raft_client(&self.env, &self.address);
+        }
+    }
+
     fn vote_request(&self, rpc: &VoteRequest<TypeConfig>) -> v1::RaftVoteRequest {
         v1::RaftVoteRequest {
             envelope: Some(self.envelope.clone()),
@@ -214,16 +244,25 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            self.after_failures().await;
+            // Until the first answer, this attempt counts as failed.
+            let failures = Arc::clone(&self.failures);
+            failures.fetch_add(1, Ordering::Relaxed);
             let envelope = self.envelope.clone();
             let requests = coalesced(self.env.clone(), input).map(move |rpc| append_to_wire(&envelope, &rpc));
             let mut client = self.client.clone();
             let call = client.append_entries(requests);
-            let answers = self
-                .deadline(RPCTypes::AppendEntries, option.hard_ttl(), call)
-                .await?;
-            let results = answers.map(|answer| match answer {
-                Ok(answer) => stream_result(answer),
-                Err(status) => Err(unreachable(status)),
+            let limit = STREAM_DEADLINE.max(option.hard_ttl());
+            let answers = self.deadline(RPCTypes::AppendEntries, limit, call).await?;
+            let results = answers.map(move |answer| match answer {
+                Ok(answer) => {
+                    failures.store(0, Ordering::Relaxed);
+                    stream_result(answer)
+                }
+                Err(status) => {
+                    failures.fetch_add(1, Ordering::Relaxed);
+                    Err(unreachable(status))
+                }
             });
             Ok(Box::pin(results) as BoxStream<'s, _>)
         })

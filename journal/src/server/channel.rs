@@ -3,7 +3,9 @@
 use hyper_util::rt::TokioIo;
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
-use redoubt_types::limits::{GRPC_CONNECTION_WINDOW_BYTES, GRPC_STREAM_WINDOW_BYTES, RPC_DEADLINE};
+use redoubt_types::limits::{
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_STREAM_WINDOW_BYTES, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, RPC_DEADLINE,
+};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -26,6 +28,9 @@ pub(crate) fn channel(env: &Env, address: &str) -> Channel {
     Endpoint::from_static("http://peer")
         .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
 }
 

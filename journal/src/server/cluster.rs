@@ -8,11 +8,15 @@ use crate::segment::{ClusterMembershipSeed, SeedMember};
 use redoubt_proto::v1::cluster_server::Cluster;
 use redoubt_proto::{InvalidField, cluster_id, node_id, replid, v1};
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 use v1::Reason;
 
 /// Members of a first membership at most: Raft groups larger than this only get slower.
 const MEMBERS_MAX: usize = 9;
+
+/// How long Status waits for a quorum's word.
+const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) struct ClusterService {
     node: Arc<Node>,
@@ -104,7 +108,9 @@ impl Cluster for ClusterService {
         &self,
         _request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        let confirmed = self.node.confirm().await.is_ok();
+        // A node that lags, or has no leader, is to be seen as such, and soon.
+        let confirmed = self.node.env().timeout(CONFIRM_WITHIN, self.node.confirm()).await;
+        let confirmed = confirmed.is_ok_and(|confirmed| confirmed.is_ok());
         let members = self.node.members().into_iter();
         Ok(Response::new(v1::StatusResponse {
             identity: Some(self.identity()),

@@ -27,16 +27,20 @@ use std::sync::Arc;
 /// When the node can't start, or must end: a failed disk is final for the process.
 pub async fn run(
     env: Env,
-    mut config: NodeConfig,
+    config: NodeConfig,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), NodeError> {
-    let listen = |source| NodeError::Listen {
-        address: config.address.clone(),
-        source,
-    };
-    let listener = env.net().listen(&config.address).await.map_err(listen)?;
-    config.address = listener.local_addr();
     let node = Node::open(env.clone(), config).await?;
+    // Listens only now that its state is what its log says: a connection that is accepted and not served would
+    // have peers wait where they should look elsewhere.
+    let address = node.config().address.clone();
+    let listener = match env.net().listen(&address).await {
+        Ok(listener) => listener,
+        Err(source) => {
+            node.shutdown().await;
+            return Err(NodeError::Listen { address, source });
+        }
+    };
     let id = node.identity().node;
     tracing::info!(name = node.config().name, %id, address = node.config().address, "listening");
     let serving = serve(node.clone(), listener);

@@ -84,9 +84,9 @@ impl Victim {
     }
 }
 
-/// How long the journal has had no quorum when the victim is killed: so what is written then reaches the master and
-/// can reach nobody's disk.
-async fn without_quorum(cluster: &DevCluster, lasting: Duration) -> Vec<String> {
+/// Takes the quorum from the journal for this long: what is written then reaches the master and nobody's disk, and
+/// nothing may be acknowledged. Returns the nodes that are stopped.
+async fn take_quorum(cluster: &DevCluster, tokens: &Tokens, lasting: Duration) -> Vec<String> {
     if lasting.is_zero() {
         return Vec::new();
     }
@@ -95,12 +95,25 @@ async fn without_quorum(cluster: &DevCluster, lasting: Duration) -> Vec<String> 
     let followers: Vec<String> = journals
         .into_iter()
         .map(|j| j.name)
-        .filter(|n| *n != leader)
+        .filter(|name| *name != leader)
         .collect();
     for node in &followers {
         cluster.signal(node, Signal::STOP);
     }
+    // What a quorum had before that may still be on its way to clients.
+    let acked = eventually("no acknowledgement without a quorum", SOON, || async {
+        let before = tokens.acked();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let acked = tokens.acked();
+        if acked == before {
+            Ok(acked)
+        } else {
+            Err(format!("{acked} after {before}"))
+        }
+    })
+    .await;
     tokio::time::sleep(lasting).await;
+    assert_eq!(tokens.acked(), acked, "a write was acknowledged without a quorum");
     followers
 }
 
@@ -114,7 +127,7 @@ async fn kill_and_wait(
     tokens.progress(100, AGAIN).await;
     let (before, run_before) = (described(cluster).await, run_id(cluster).await);
     let gap = Gap::began(tokens.counter());
-    let stopped = without_quorum(cluster, quorum_gone).await;
+    let stopped = take_quorum(cluster, tokens, quorum_gone).await;
     let killed: Vec<u32> = victim.names().iter().map(|name| cluster.kill(name)).collect();
     for node in &stopped {
         cluster.signal(node, Signal::CONT);

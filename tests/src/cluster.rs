@@ -114,12 +114,17 @@ impl DevCluster {
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
             .kill_on_drop(false);
+        // A supervisor that was killed leaves its file behind; the next one removes it as it starts.
+        let stale: Vec<u32> = self.components().iter().flatten().filter_map(|c| c.pid).collect();
         let mut child = command.spawn().expect("redoubt dev up starts");
         crate::eventually("a healthy cluster", Duration::from_secs(90), || {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("redoubt dev up ended with {status}:\n{}", self.supervisor_log());
             }
-            std::future::ready(self.components().ok_or("cluster.json is not there yet"))
+            let now = self.components();
+            let is_new =
+                |all: &Vec<Component>| !all.iter().any(|c| c.pid.is_some_and(|p| stale.contains(&p)));
+            std::future::ready(now.filter(is_new).ok_or("cluster.json is not there yet"))
         })
         .await;
         self.supervisor = Some(child);

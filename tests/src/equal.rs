@@ -63,10 +63,14 @@ async fn picture(conn: &mut MultiplexedConnection) -> redis::RedisResult<Picture
     })
 }
 
-/// XINFO tells when a consumer was last seen, which is the server's own clock and not replicated, and how the
-/// stream is laid out in memory, which depends on when it was trimmed.
+/// XINFO tells when a consumer was last seen, which is the server's own clock and not replicated, how the
+/// stream is laid out in memory, which depends on when it was trimmed, and how many entries a group has read,
+/// which a stock master does not replicate for XREADGROUP (its effect is an XCLAIM; tried on 7.0.15 without
+/// Redoubt), with the lag that it computes from that.
 fn without_clocks(value: Value) -> Value {
-    const OWN: [&str; 5] = [
+    const OWN: [&str; 7] = [
+        "entries-read",
+        "lag",
         "seen-time",
         "active-time",
         "radix-tree-keys",

@@ -185,16 +185,17 @@ impl Core {
             todo.push(Action::Say(News::Started { part, pid }));
         }
         member.started_before = true;
-        if let Some(ticket) = member.start_ticket.take() {
-            todo.push(Action::Answer(
-                ticket,
-                Ok(format!("{} runs as pid {pid}", member.name)),
-            ));
-        }
+        let runs = Ok(format!("{} runs as pid {pid}", member.name));
+        let answer = member
+            .start_ticket
+            .take()
+            .map(|ticket| Action::Answer(ticket, runs));
+        // Before the answer: whoever was told may read the file at once.
+        self.publish(todo);
+        todo.extend(answer);
         if ending {
             self.ask_to_end(now, part, todo);
         }
-        self.publish(todo);
     }
 
     fn not_spawned(&mut self, now: BootTime, part: usize, why: &str, todo: &mut Vec<Action>) {
@@ -215,17 +216,17 @@ impl Core {
     }
 
     fn exited(&mut self, now: BootTime, part: usize, how: String, todo: &mut Vec<Action>) {
+        let mut answer = None;
         match self.members[part].state {
             State::Ending { pid, .. } => {
                 let member = &mut self.members[part];
                 member.state = State::Down;
                 todo.push(Action::Say(News::Ended { part, pid }));
-                if let Some(ticket) = member.stop_ticket.take() {
-                    todo.push(Action::Answer(
-                        ticket,
-                        Ok(format!("{} (pid {pid}) has ended", member.name)),
-                    ));
-                }
+                let ended = Ok(format!("{} (pid {pid}) has ended", member.name));
+                answer = member
+                    .stop_ticket
+                    .take()
+                    .map(|ticket| Action::Answer(ticket, ended));
             }
             State::Up { pid } => {
                 let again_in = self.after_death(now, part, &how, todo);
@@ -238,7 +239,9 @@ impl Core {
             }
             State::Down | State::Spawning | State::Waiting { .. } => {}
         }
+        // Before the answer: whoever was told may read the file at once.
         self.publish(todo);
+        todo.extend(answer);
         self.advance(now, todo);
     }
 

@@ -8,7 +8,7 @@ use crate::append::{AppendEntry, Command, IndexEntry};
 use crate::raft::{Node, ProposeError};
 use crate::segment::{ReadError, RecordKind};
 use redoubt_types::limits::TAIL_MARK_EVERY;
-use redoubt_types::{Chain, Lineage, LineageStep, Offset};
+use redoubt_types::{BootTime, Chain, Lineage, LineageStep, Offset};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -71,7 +71,8 @@ pub struct Cursor {
     /// For a reader that does not follow: where it ends.
     until: Option<Offset>,
     ready: VecDeque<(IndexEntry, AppendEntry)>,
-    marked: Option<Offset>,
+    /// The tail of the last mark, and when the next is due.
+    marked: Option<(Offset, BootTime)>,
 }
 
 impl Cursor {
@@ -111,7 +112,7 @@ impl Cursor {
         Ok((cursor, lineage, tail))
     }
 
-    /// The next event. Waits for one, at most [`TAIL_MARK_EVERY`], after which the last mark is told again.
+    /// The next event. While nothing is new, the last mark is told again every [`TAIL_MARK_EVERY`].
     ///
     /// # Errors
     /// When this node can't go on.
@@ -139,13 +140,20 @@ impl Cursor {
                     state.admission.position().tail_chain,
                 )
             };
-            if self.at >= tail && self.marked != Some(tail) {
-                self.marked = Some(tail);
+            let now = self.node.env().now();
+            if self.at >= tail && self.marked.is_none_or(|(at, due)| at != tail || now >= due) {
+                self.marked = Some((tail, now.plus(TAIL_MARK_EVERY)));
                 return Ok(TailEvent::Mark(tail, chain));
             }
+            // What changes need not be the tail, a renewal does it too: the next mark is due all the same.
+            let wait = self.marked.map_or(TAIL_MARK_EVERY, |(_, due)| due.since(now));
             let env = self.node.env().clone();
-            if env.timeout(TAIL_MARK_EVERY, progress.changed()).await.is_err() {
-                self.marked = None;
+            if env
+                .timeout(wait, progress.changed())
+                .await
+                .is_ok_and(|alive| alive.is_err())
+            {
+                return Err(ProposeError::NotReady("the node ends".into()).into());
             }
         }
     }

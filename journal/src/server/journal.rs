@@ -22,8 +22,12 @@ use v1::Reason;
 const LEASE_MAX: Duration = Duration::from_secs(600);
 /// Leases shorter than this are refused: no holder could keep one over a network.
 const LEASE_MIN: Duration = Duration::from_millis(100);
-/// A holder's name, bytes at most.
+/// A name, bytes at most.
 const NAME_BYTES_MAX: usize = 128;
+/// Replicas in one report at most: more than a replay has connections.
+const REPLICAS_MAX: usize = 1024;
+/// A replica's address, bytes at most: a host name, a port and brackets.
+const ADDRESS_BYTES_MAX: usize = 300;
 /// The one journal there is.
 const JOURNAL: &str = "default";
 
@@ -77,12 +81,7 @@ impl JournalService {
             let why = format!("must be {LEASE_MIN:?} to {LEASE_MAX:?}, not {lease:?}");
             return Err(invalid(InvalidField::new("lease_ms", why)));
         }
-        if r.holder_name.len() > NAME_BYTES_MAX {
-            return Err(invalid(InvalidField::new(
-                "holder_name",
-                format!("is longer than {NAME_BYTES_MAX} bytes"),
-            )));
-        }
+        within("holder_name", &r.holder_name, NAME_BYTES_MAX).map_err(invalid)?;
         let claim = |state: &JournalState| self.claim(state, asking, r, lease);
         match self.node.propose_if(claim).await.map_err(not_proposed)?? {
             Verdict::Granted(g) => Ok(v1::Grant {
@@ -174,8 +173,20 @@ fn unexpected(verdict: &Verdict) -> v1::Refusal {
     }
 }
 
+/// Refuses a text that is too long to be kept: what is written for people is small.
+fn within(field: &'static str, text: &str, bytes_max: usize) -> Result<(), InvalidField> {
+    if text.len() > bytes_max {
+        return Err(InvalidField::new(
+            field,
+            format!("is longer than {bytes_max} bytes"),
+        ));
+    }
+    Ok(())
+}
+
 fn session_of(s: Option<&v1::Session>) -> Result<Command, InvalidField> {
     let s = s.ok_or_else(|| InvalidField::new("session", "is missing"))?;
+    within("session.server", &s.server, NAME_BYTES_MAX)?;
     Ok(Command::Session(Session {
         epoch: epoch("session.epoch", s.epoch)?,
         run_id: run_id("session.run_id", &s.run_id)?,
@@ -187,6 +198,21 @@ fn session_of(s: Option<&v1::Session>) -> Result<Command, InvalidField> {
 fn lineage_of(step: Option<&v1::LineageStep>) -> Result<Command, InvalidField> {
     let step = step.ok_or_else(|| InvalidField::new("step", "is missing"))?;
     Ok(Command::Lineage(lineage_step_from(step)?))
+}
+
+/// Checks that a report is as small as it has to be: it is kept in memory.
+fn report_of(r: &v1::ReportReplicasRequest) -> Result<(), InvalidField> {
+    within("replay", &r.replay, NAME_BYTES_MAX)?;
+    if r.replicas.len() > REPLICAS_MAX {
+        let why = format!("lists {}, at most {REPLICAS_MAX} are taken", r.replicas.len());
+        return Err(InvalidField::new("replicas", why));
+    }
+    for replica in &r.replicas {
+        within("replicas.address", &replica.address, ADDRESS_BYTES_MAX)?;
+        within("replicas.replid", &replica.replid, NAME_BYTES_MAX)?;
+        within("replicas.state", &replica.state, NAME_BYTES_MAX)?;
+    }
+    Ok(())
 }
 
 fn entry_of(e: Option<v1::Entry>) -> Result<AppendEntry, InvalidField> {
@@ -390,17 +416,24 @@ impl Journal for JournalService {
         let node = self.node.clone();
         let mut requests = request.into_inner();
         let proposing = self.node.env().spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
-                let request_id = request.request_id;
-                let proposed = propose(&node, request).await;
-                if tx.send((request_id, proposed)).await.is_err() {
+            // What can't be decoded can't be answered by its id: it ends the stream, with its reason, behind the
+            // answers to all before it.
+            while let Some(request) = requests.message().await.transpose() {
+                let (broken, step) = match request {
+                    Ok(request) => (false, Ok((request.request_id, propose(&node, request).await))),
+                    Err(status) => (true, Err(status)),
+                };
+                if tx.send(step).await.is_err() || broken {
                     return;
                 }
             }
         });
         let answers = stream::unfold((rx, proposing), |(mut rx, proposing)| async move {
-            let (request_id, proposed) = rx.recv().await?;
-            Some((Ok(answered(request_id, proposed).await), (rx, proposing)))
+            let answer = match rx.recv().await? {
+                Ok((request_id, proposed)) => Ok(answered(request_id, proposed).await),
+                Err(status) => Err(status),
+            };
+            Some((answer, (rx, proposing)))
         });
         Ok(Response::new(answers.boxed()))
     }
@@ -448,7 +481,8 @@ impl Journal for JournalService {
         request: Request<v1::ReportReplicasRequest>,
     ) -> Result<Response<v1::ReportReplicasResponse>, Status> {
         let r = request.into_inner();
-        let refused = self.check(&r.cluster_id, &r.journal).err();
+        let refused = self.check(&r.cluster_id, &r.journal);
+        let refused = refused.and_then(|()| report_of(&r).map_err(invalid)).err();
         if refused.is_none() {
             self.board.put(self.node.env(), r.replay, r.replicas);
         }

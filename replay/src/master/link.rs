@@ -102,7 +102,15 @@ async fn link(
         .env
         .timeout(HANDSHAKE_DEADLINE, handshake(&mut conn, &mut input))
         .await;
-    let asked = asked.map_err(|_| LinkError::Slow)??;
+    let asked = match asked.map_err(|_| LinkError::Slow)? {
+        Err(error @ LinkError::Handshake(_)) => {
+            // It was told why; closing with unread bytes could take that from it.
+            conn.shutdown().await?;
+            drain(shared, &mut conn).await;
+            return Err(error);
+        }
+        asked => asked?,
+    };
     let replica = Replica::new(shared, id, address(peer, asked.ip.as_deref(), asked.port));
     let description = wait_confirmed(shared, &mut conn, &mut input).await?;
     let plan = give_answer(&replica, &asked, description, &mut conn).await?;
@@ -114,6 +122,10 @@ async fn handshake(conn: &mut Box<dyn Conn>, input: &mut BytesMut) -> Result<Psy
     let (mut handshake, mut out) = (MasterHandshake::new(), BytesMut::new());
     loop {
         let asked = handshake.feed(input, &mut out);
+        if let Err(error) = &asked {
+            // Before PSYNC is answered a line adds nothing to a stream (H15).
+            out.put_slice(format!("-ERR {error}\r\n").as_bytes());
+        }
         // Also before an error is acted on: the replica's log should say what we said.
         conn.write_all(&out).await?;
         out.clear();
@@ -230,14 +242,19 @@ async fn stream(
     // Half of the close first: with unread acknowledgements, closing at once would reset the connection and
     // might take bytes from the replica that it has not read yet.
     writer.shutdown().await?;
+    drain(&replica.shared, &mut reader).await;
+    Ok(next)
+}
+
+/// Reads until the other end closes, for a bounded time.
+async fn drain(shared: &Shared, reader: &mut (impl AsyncRead + Unpin)) {
     let closed = async {
         let mut rest = BytesMut::with_capacity(1024);
-        while read_more(&mut reader, &mut rest).await.is_ok() {
+        while read_more(reader, &mut rest).await.is_ok() {
             rest.clear();
         }
     };
-    let _late = replica.shared.env.timeout(CLOSE_DEADLINE, closed).await;
-    Ok(next)
+    let _late = shared.env.timeout(CLOSE_DEADLINE, closed).await;
 }
 
 /// Passes on what the plan lets through; returns the step that ended the link's replid.

@@ -142,11 +142,13 @@ async fn h13_a_cut_capture_whose_backlog_was_overrun_ends_in_a_server_that_is_fe
 }
 
 #[test]
-fn catches_a_read_of_what_is_lost() {
-    assert_catches(
-        "h13_a_cut_capture_whose_backlog_was_overrun_ends_in_a_server_that_is_fed_again",
-        "hold_no_hold",
-    );
+fn catches_a_read_of_what_is_lost_and_a_lost_capture_that_is_waited_for() {
+    for bug in ["hold_no_hold", "h13_lost_capture_is_waited_for"] {
+        assert_catches(
+            "h13_a_cut_capture_whose_backlog_was_overrun_ends_in_a_server_that_is_fed_again",
+            bug,
+        );
+    }
 }
 
 #[tokio::test]

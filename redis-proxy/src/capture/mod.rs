@@ -302,8 +302,11 @@ async fn attach_again(env: Env, target: Target, unreachable_max: Duration) -> Re
                 )));
             }
             Err(AttachError::Other(why)) => return Err(EndReason::ServerChanged(why)),
-            Err(AttachError::NotContinued(why)) => return Err(EndReason::CaptureLost(why)),
-            Err(AttachError::NotNow(why)) => {
+            // Waiting would not bring back what its backlog has lost.
+            Err(AttachError::NotContinued(why)) if !planted::on("h13_lost_capture_is_waited_for") => {
+                return Err(EndReason::CaptureLost(why));
+            }
+            Err(AttachError::NotNow(why) | AttachError::NotContinued(why)) => {
                 tracing::debug!(why, "capture waits for the server");
                 reached_at = env.now();
             }

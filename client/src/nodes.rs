@@ -1,13 +1,14 @@
-//! One lazily made HTTP/2 channel to each node, over the network seam, and what is known of the nodes' health.
+//! One lazily made HTTP/2 channel to each node and one for each tail, over the network seam, and what is known of the
+//! nodes' health.
 
 use crate::health::{Health, Hunt, Next, Want};
 use hyper_util::rt::TokioIo;
-use redoubt_env::Env;
+use redoubt_env::{Env, planted};
 use redoubt_proto::v1::cluster_client::ClusterClient;
 use redoubt_proto::v1::journal_client::JournalClient;
 use redoubt_types::limits::{
     CONNECT_DEADLINE, GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES,
-    KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT,
+    KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, TAIL_WINDOW_BYTES,
 };
 use std::error::Error;
 use std::future::Future;
@@ -134,6 +135,16 @@ impl Nodes {
             .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX))
     }
 
+    /// The journal service of a node over a connection of its own, for one tail. Over a shared one, a few tails whose
+    /// consumers don't read would take its whole window, and everybody else would hear nothing.
+    pub(crate) fn journal_for_tail(&self, node: usize) -> Result<JournalClient<Channel>, Fault> {
+        if planted::on("tails_share_a_connection") {
+            return self.journal(node);
+        }
+        let channel = self.connect(node, TAIL_WINDOW_BYTES, TAIL_WINDOW_BYTES)?;
+        Ok(JournalClient::new(channel).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+    }
+
     /// The cluster service of a node.
     pub(crate) fn cluster(&self, node: usize) -> Result<ClusterClient<Channel>, Fault> {
         Ok(ClusterClient::new(self.channel(node)?).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
@@ -156,10 +167,16 @@ impl Nodes {
         if let Some(channel) = self.channels[node].get() {
             return Ok(channel.clone());
         }
+        let channel = self.connect(node, GRPC_STREAM_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES)?;
+        Ok(self.channels[node].get_or_init(|| channel).clone())
+    }
+
+    /// A channel that connects when it is first used, with these windows of a stream and of the whole connection.
+    fn connect(&self, node: usize, of_stream: u32, of_connection: u32) -> Result<Channel, Fault> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.endpoints[node]))
             .map_err(|e| Fault(format!("`{}` is no host:port: {e}", self.endpoints[node])))?
-            .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(of_stream)
+            .initial_connection_window_size(of_connection)
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
@@ -173,8 +190,6 @@ impl Nodes {
                 }
             }
         });
-        Ok(self.channels[node]
-            .get_or_init(|| endpoint.connect_with_connector_lazy(connector))
-            .clone())
+        Ok(endpoint.connect_with_connector_lazy(connector))
     }
 }

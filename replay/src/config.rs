@@ -18,8 +18,9 @@ pub struct Config {
     pub name: String,
 }
 
-/// Connections at a time at most; further ones are closed at once. Each holds an entry or two, so this bounds
-/// memory at about 100 MB. Stock servers try again every second.
+/// Connections at a time at most; further ones are closed at once. One whose replica does not read holds a tail's
+/// window and prefetch (3 MB) and an entry or two, so this bounds memory at about 1 GB, and at next to nothing where
+/// replicas read. Stock servers try again every second.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// Addresses whose full syncs are remembered after their links are gone.
 pub(crate) const REPLICA_ADDRESSES_MAX: usize = 1024;

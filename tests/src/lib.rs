@@ -20,6 +20,7 @@ mod program;
 mod raw;
 mod server;
 mod tokens;
+mod watched;
 
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
@@ -32,6 +33,7 @@ pub use raw::Raw;
 pub use redoubt_env::planted::assert_catches;
 pub use server::{Server, connect, info_field, try_connect};
 pub use tokens::{Outcome, Tokens};
+pub use watched::Watched;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -109,7 +109,10 @@ pub const APPEND_SILENCE_MAX: Duration = ELECTION_TIMEOUT_MAX;
 /// on an idle journal.
 pub const TAIL_DOUBT_AFTER: Duration = Duration::from_secs(5);
 /// Verified bytes that a tail reads ahead of its consumer at most.
-pub const TAIL_PREFETCH_BYTES: usize = 4 * 1024 * 1024;
+pub const TAIL_PREFETCH_BYTES: usize = 1024 * 1024;
+/// HTTP/2 window of a tail's own connection, bytes: with [`TAIL_PREFETCH_BYTES`] what a consumer that does not read
+/// costs, and 2 MB for each round trip is faster than a replica.
+pub const TAIL_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
 /// Reply bytes of one client that are held or not yet taken by it, at which its server connection is not
 /// read any more. A larger reply passes in pieces; each waits for one fence, so this is also what a big value

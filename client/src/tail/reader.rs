@@ -278,7 +278,7 @@ impl Reader {
             from: self.verifier.position().get(),
             follow: self.follow,
         };
-        let mut journal = inner.nodes.journal(node)?;
+        let mut journal = inner.nodes.journal_for_tail(node)?;
         let mut messages: Streaming<_> = inner.nodes.within(RPC_DEADLINE, journal.tail(request)).await?;
         self.verifier.opened();
         let mut heard_at = inner.env.now();

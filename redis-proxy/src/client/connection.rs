@@ -12,8 +12,8 @@ use super::replies::Replies;
 use super::requests::{Offence, Requests};
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
-use redoubt_env::Env;
 use redoubt_env::net::Conn;
+use redoubt_env::{Env, planted};
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
     CLIENT_ROUNDS_MAX, MONITOR_READ_EVERY,
@@ -213,7 +213,8 @@ impl Connection {
 
     /// Reads the server and holds what came.
     fn read_upstream(&mut self, cx: &mut Context<'_>) -> Step {
-        if !self.upstream_readable || !self.replies.has_room() || !self.pace_allows(cx) {
+        let room = self.replies.has_room() || planted::on("hold_without_bound");
+        if !self.upstream_readable || !room || !self.pace_allows(cx) {
             return Step::Idle;
         }
         let tail = self.replies.tail(self.upstream_read.0);

@@ -10,6 +10,7 @@
     reason = "a harness drives real clocks, files and processes, and a failure in it is a failed test"
 )]
 
+mod abused;
 mod cluster;
 mod equal;
 mod forward;
@@ -22,6 +23,7 @@ mod server;
 mod tokens;
 mod watched;
 
+pub use abused::Abused;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use forward::Forward;

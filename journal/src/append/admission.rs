@@ -291,7 +291,11 @@ impl Admission {
             name: a.name.clone(),
             lease: a.lease,
             released: false,
-            renewed_wall: a.sent,
+            // It never goes back: an epoch that came to nothing must not hide the clock of one that served (H10).
+            renewed_wall: self
+                .writer
+                .as_ref()
+                .map_or(a.sent, |w| w.renewed_wall.max(a.sent)),
         });
         self.renewals += 1;
         // A dead writer's unfinished group can never be finished: the new one begins at the tail (H3).

@@ -274,6 +274,21 @@ fn given_back_is_over() {
 }
 
 #[test]
+fn h10_the_last_writer_s_clock_is_not_forgotten_by_an_epoch_that_came_to_nothing() {
+    let mut a = begun();
+    claim(&mut a, 1);
+    let ahead = Command::Renew {
+        epoch: epoch(1),
+        holder: holder(1),
+        sent: WallTime::from_ms(90_000),
+    };
+    assert_eq!(a.apply(&ahead), Verdict::Done);
+    claim(&mut a, 2);
+    let granted = claim(&mut a, 3);
+    assert_eq!(granted.previous.unwrap().renewed_wall, WallTime::from_ms(90_000));
+}
+
+#[test]
 fn a_session_stands_at_the_tail_and_outlives_its_epoch() {
     let mut a = begun();
     claim(&mut a, 1);

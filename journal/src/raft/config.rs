@@ -117,6 +117,9 @@ pub(super) fn raft_config(cluster: &str) -> Result<Config, openraft::ConfigError
         max_append_entries: Some(RAFT_BATCH_ENTRIES_MAX),
         // A node that was cut off must not raise the term when it comes back.
         enable_pre_vote: Some(true),
+        // A node that led before it was restarted has applied less than it acknowledged: it must be elected again,
+        // in a term whose first entry stands behind all of that (H1, H8).
+        enable_leader_restore: Some(false),
         // The log is the journal: nothing of it goes before a base covers it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

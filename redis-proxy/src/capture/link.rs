@@ -67,7 +67,15 @@ async fn prove(env: &Env, target: &Target) -> Result<Control, AttachError> {
         .await
         .map_err(unreachable)?;
     if let Some(error) = answer.as_error() {
-        return Err(AttachError::NotNow(error.to_owned()));
+        // Only a server that is busy or loading may take any time; one that won't answer us for another reason
+        // would otherwise keep every client waiting for ever.
+        let passes = ["BUSY", "LOADING"].iter().any(|word| error.starts_with(word));
+        let error = error.to_owned();
+        return Err(if passes {
+            AttachError::NotNow(error)
+        } else {
+            AttachError::Unreachable(error)
+        });
     }
     let text = answer.as_bytes().unwrap_or_default();
     let server = parse_server(text).map_err(unreachable)?;

@@ -66,6 +66,8 @@ enum Check {
     ConfigSet,
     /// `CLIENT KILL` of anything but the client's own connection.
     ClientKill,
+    /// `XADD` that is to recognise its duplicates.
+    XaddIdempotent,
     /// A script that names `set_repl`: the argument with this index, behind these subcommands if any.
     Script { subcommand: Option<&'static str> },
 }
@@ -90,6 +92,8 @@ const ROLE: &str = "which server is master is decided by the journal's epochs";
 const LINK: &str = "replicas are fed from the journal by redoubt-replay";
 const STOP: &str = "stop the server's cell through its supervisor";
 const SET_REPL: &str = "redis.set_repl keeps effects out of the replication stream, so they could be lost";
+/// H23: effects that mean something else when they are replayed later, on some versions.
+const LATE: &str = "replayed later, as after a failover, its effect would not be the same";
 const WAIT_WHY: &str = "it is not needed, every acknowledged write is on a majority of the journal";
 
 /// `DEBUG` subcommands that change no data and no way of replicating it.
@@ -152,6 +156,20 @@ static RULES: &[Rule] = &[
         "MODULE LOAD",
         "every server of the cluster must have the same modules, load them where the servers are started",
     ),
+    rule(
+        "acl",
+        Check::Subcommands(&["setuser", "deluser", "load"]),
+        "ACL with this subcommand",
+        "it could lock the proxy's own connections out, set users where the server is started",
+    ),
+    rule(
+        "migrate",
+        Check::Always,
+        "MIGRATE",
+        "it would show another server what could still be lost",
+    ),
+    rule("hpersist", Check::Always, "HPERSIST", LATE),
+    rule("xadd", Check::XaddIdempotent, "XADD with IDMP or IDMPAUTO", LATE),
     rule("wait", Check::Always, "WAIT", WAIT_WHY),
     rule("waitaof", Check::Always, "WAITAOF", WAIT_WHY),
     rule(
@@ -202,6 +220,27 @@ pub fn inspect(head: &RequestHead, own: &OwnConnection) -> Verdict {
     }
 }
 
+/// Whether an `XADD` has IDMP or IDMPAUTO among its options, which end where the entry's id stands.
+fn recognises_duplicates(head: &RequestHead) -> bool {
+    let mut at = 2;
+    while at < head.args.len() {
+        let is = |words: &[&str]| words.iter().any(|word| head.is(at, word));
+        if is(&["idmp", "idmpauto"]) {
+            return true;
+        }
+        at += match () {
+            () if is(&["nomkstream", "keepref", "delref", "acked", "=", "~"]) => 1,
+            // With a value, which may be preceded by `=` or `~`.
+            () if is(&["maxlen", "minid", "limit"]) => {
+                let exactness = head.is(at + 1, "=") || head.is(at + 1, "~");
+                2 + usize::from(exactness)
+            }
+            () => return false,
+        };
+    }
+    false
+}
+
 /// Whether a command's bytes name `set_repl`.
 pub fn names_set_repl(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"set_repl";
@@ -231,6 +270,7 @@ fn judge(check: &Check, head: &RequestHead, own: &OwnConnection) -> Judged {
         Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
         Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head)).into(),
         Check::ClientKill => (head.is(1, "kill") && !kills_only(head, own)).into(),
+        Check::XaddIdempotent => recognises_duplicates(head).into(),
         Check::Script { subcommand } => {
             if hidden {
                 return Judged::DependsOnBytes;

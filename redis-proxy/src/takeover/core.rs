@@ -54,8 +54,6 @@ pub struct Takeover {
     last_epoch: Option<Epoch>,
     /// The process whose backlog is set.
     prepared: Option<RunId>,
-    /// What `unexpected_error_replies` was when that process was prepared (H17).
-    errors_before: Option<u64>,
     /// A live master that can't be resumed: capture was refused once, and would be again.
     unresumable: Option<RunId>,
     /// Attempts in a row that came to nothing.
@@ -70,7 +68,6 @@ impl Takeover {
             phase: Phase::Idle,
             last_epoch: None,
             prepared: None,
-            errors_before: None,
             unresumable: None,
             failures: 0,
         }
@@ -98,7 +95,6 @@ impl Takeover {
             (Phase::Beginning(path), Event::Looked(look)) => self.begun(path, look, t),
             (Phase::Preparing(path, look), Event::Done) => {
                 self.prepared = Some(look.server.run_id);
-                self.errors_before = look.server.unexpected_error_replies;
                 self.fed(path, look.server.run_id, Progress { at: None, since: t.now }, look, t)
             }
             (Phase::Feeding(path, run_id, progress), Event::Done) => {
@@ -327,16 +323,15 @@ impl Takeover {
         }
     }
 
-    /// Whether the replica skipped commands of its master that failed on it (H17).
+    /// Whether the replica skipped commands of its master that failed on it (H17). A server of ours boots as a
+    /// replica, so whatever it counts since its start is of the journal's commands: one is too many, also if it
+    /// was skipped long before this takeover.
     fn skipped_effects(&self, look: &Look) -> Option<String> {
-        let (before, now) = (self.errors_before?, look.server.unexpected_error_replies?);
-        (now != before).then(|| {
-            format!(
-                "{} commands of the journal failed on the server (unexpected_error_replies), so its data differs; \
-                 compare `databases` and modules with the last master's, then start it empty",
-                now.saturating_sub(before)
-            )
-        })
+        let skipped = look.server.unexpected_error_replies.filter(|n| *n > 0)?;
+        Some(format!(
+            "{skipped} commands of the journal failed on the server (unexpected_error_replies), so its data differs; \
+             compare `databases` and modules with the last master's, then start it empty"
+        ))
     }
 
     fn record_session(&mut self, path: Path, look: Box<Look>) -> Action {

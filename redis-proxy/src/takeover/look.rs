@@ -119,7 +119,8 @@ impl Look {
         if planted::on("foreign_is_fed") {
             return true;
         }
-        known(&self.replication.replid) || self.replication.replid2.as_ref().is_some_and(known)
+        let before = self.replication.replid2.as_ref();
+        known(&self.replication.replid) || (before.is_some_and(known) && !planted::on("stale_is_foreign"))
     }
 
     /// How many bytes before `at` the server can show again, to be compared with the journal's (H16).

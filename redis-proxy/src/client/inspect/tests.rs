@@ -62,6 +62,10 @@ fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
         "DEBUG RELOAD",
         "debug change-repl-id",
         "DEBUG SEGFAULT",
+        "ACL SETUSER default -@dangerous",
+        "acl deluser bob",
+        "ACL LOAD",
+        "MIGRATE h 6379 k 0 1000",
         "CLIENT PAUSE 1000 WRITE",
         "CLIENT UNPAUSE",
         "CLIENT KILL TYPE replica",
@@ -193,5 +197,26 @@ fn a_refusal_says_what_and_why_on_one_line() {
 fn rules_are_written_as_they_are_compared() {
     for rule in RULES {
         assert_eq!(rule.command, rule.command.to_ascii_lowercase());
+    }
+}
+
+#[test]
+fn h23_effects_that_mean_something_else_later_are_refused() {
+    for line in [
+        "HPERSIST h FIELDS 1 f",
+        "XADD s IDMP p 1 * f v",
+        "xadd s nomkstream idmpauto p * f v",
+        "XADD s MAXLEN ~ 5 LIMIT 9 IDMP p 1 * f v",
+        "XADD s MAXLEN 5 IDMPAUTO p * f v",
+    ] {
+        assert!(is_refused(line), "{line}");
+    }
+    for line in [
+        "XADD s * idmp v",
+        "XADD s 1-1 f idmp",
+        "XADD s MAXLEN = 5 * idmp 1",
+        "XADD s NOMKSTREAM * f v",
+    ] {
+        assert_eq!(judged(line), Verdict::Forward, "{line}");
     }
 }

@@ -539,6 +539,26 @@ fn h17_a_replica_that_skipped_commands_is_not_promoted() {
     );
 }
 
+/// What it skipped before this takeover began counts as well: it was a replica since it was started.
+#[test]
+fn h17_commands_that_were_skipped_long_ago_count_too() {
+    let mut core = core();
+    let skipped = |offset| {
+        let mut look = replica(50, 2, offset);
+        look.server.unexpected_error_replies = Some(40);
+        look
+    };
+    let events = vec![
+        (Event::Started, "look"),
+        (looked(skipped(500)), "acquire"),
+        (granted(2, past(record(1, 40, 0), &[(1, 0), (2, 0)], 500)), "look"),
+        (looked(skipped(500)), "prepare"),
+        (Event::Done, "release 2"),
+        (Event::Done, "refused"),
+    ];
+    play(&mut core, events);
+}
+
 #[test]
 fn h18_an_epoch_that_leads_nowhere_is_given_back() {
     let mut core = core();

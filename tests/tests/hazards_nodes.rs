@@ -13,8 +13,8 @@ use redoubt_proto::v1;
 use redoubt_proto::v1::cluster_client::ClusterClient;
 use redoubt_resp::stream::encode_command;
 use redoubt_tests::{
-    DevCluster, Options, Program, Server, Tokens, assert_catches, connect, eventually, redoubt, served,
-    wait_equal,
+    Component, DevCluster, Options, Program, Server, Tokens, assert_catches, connect, eventually, redoubt,
+    served, wait_equal,
 };
 use redoubt_types::{HolderId, JournalName, WallTime};
 use std::time::{Duration, Instant};
@@ -59,42 +59,74 @@ async fn assert_no_quorum(cluster: &DevCluster, tokens: &Tokens) {
     }
 }
 
-/// Nodes 1 and 3 have committed what node 2 lacks. Node 1 returns without its disk, whereupon `somebody` may try
-/// what they want; then node 3 dies, and node 2 is there again.
-async fn a_wiped_node_returns_while_a_peer_dies(somebody: impl AsyncFn(&DevCluster)) {
+/// Which journal node meets which fate.
+struct Fates {
+    /// Loses its disk and returns.
+    wiped: Component,
+    /// Lacks what the other two committed without it, and is left with the wiped one.
+    lags: Component,
+    /// Has everything, and dies.
+    dies: Component,
+}
+
+impl Fates {
+    /// The node that lags led when it was stopped, or followed.
+    async fn of(cluster: &DevCluster, lags_led: bool) -> Fates {
+        let leader = cluster.leader().await;
+        let (mut leading, mut following): (Vec<_>, Vec<_>) = cluster
+            .of_kind("journal")
+            .into_iter()
+            .partition(|j| j.name == leader);
+        let mut next = |leads: bool| if leads { leading.pop() } else { following.pop() };
+        Fates {
+            lags: next(lags_led).expect("a node that lags"),
+            dies: next(!lags_led).expect("a node that dies"),
+            wiped: next(false).expect("a node that is wiped"),
+        }
+    }
+
+    /// Endpoints of the wiped node and the one that lags.
+    fn left(&self) -> String {
+        format!("{},{}", self.wiped.address, self.lags.address)
+    }
+}
+
+/// Two nodes have committed what the third lacks. One of the two returns without its disk, and the other dies;
+/// then the third is there again, and `somebody` may try what they want.
+async fn a_wiped_node_returns_while_a_peer_dies(lags_led: bool, somebody: impl AsyncFn(&Fates)) {
     let mut cluster = DevCluster::start(Options::default()).await;
     let tokens = Tokens::start(cluster.port("proxy-1"), 4, "h06");
     tokens.progress(50, SOON).await;
-    cluster.dev("stop", "journal-2").await;
+    let fates = Fates::of(&cluster, lags_led).await;
+    let (wiped, lags, dies) = (&fates.wiped, &fates.lags, &fates.dies);
+    cluster.dev("stop", &lags.name).await;
     tokens.progress(100, Duration::from_secs(30)).await;
-    let wiped = cluster.component("journal-1").address;
-    let old = identify(&wiped).await;
+    let old = identify(&wiped.address).await;
 
-    cluster.kill("journal-1");
-    cluster.dev("stop", "journal-1").await;
-    std::fs::remove_dir_all(cluster.dir.join("journal-1/data")).expect("a data directory");
-    cluster.dev("start", "journal-1").await;
-    let new = identify(&wiped).await;
+    cluster.kill(&wiped.name);
+    cluster.dev("stop", &wiped.name).await;
+    let data = cluster.dir.join(&wiped.name).join("data");
+    std::fs::remove_dir_all(data).expect("a data directory");
+    cluster.dev("start", &wiped.name).await;
+    let new = identify(&wiped.address).await;
     assert_eq!((&new.name, &new.address), (&old.name, &old.address));
-    cluster.kill("journal-3");
-    cluster.dev("stop", "journal-3").await;
-    cluster.dev("start", "journal-2").await;
-    identify(&cluster.component("journal-2").address).await;
-    somebody(&cluster).await;
+    cluster.kill(&dies.name);
+    cluster.dev("stop", &dies.name).await;
+    cluster.dev("start", &lags.name).await;
+    identify(&lags.address).await;
+    somebody(&fates).await;
     assert_no_quorum(&cluster, &tokens).await;
     assert_ne!(
         new.node_id, old.node_id,
         "an empty disk has the identity of what was lost"
     );
 
-    // The node that died has everything, and with node 2 it is a majority of the three that voted once.
-    cluster.dev("start", "journal-3").await;
+    // The node that died has everything, and with the one that lags it is a majority of the three that began.
+    cluster.dev("start", &dies.name).await;
     tokens.progress(100, Duration::from_secs(60)).await;
     let outcome = tokens.stop().await;
     let fresh = Server::start(&[]).await;
-    let endpoints = ["journal-2", "journal-3"]
-        .map(|n| cluster.component(n).address)
-        .join(",");
+    let endpoints = format!("{},{}", lags.address, dies.address);
     let (code, out, err) = redoubt(&["rebuild", "--endpoints", &endpoints, "--into", &fresh.address()]).await;
     assert_eq!(code, 0, "redoubt rebuild: {out}{err}");
     let mut fresh = fresh.connect().await;
@@ -105,18 +137,22 @@ async fn a_wiped_node_returns_while_a_peer_dies(somebody: impl AsyncFn(&DevClust
 
 #[tokio::test]
 async fn h06_a_wiped_node_is_not_counted_and_not_bootstrapped_again() {
-    a_wiped_node_returns_while_a_peer_dies(async |cluster| {
-        let endpoints = ["journal-1", "journal-2"]
-            .map(|n| cluster.component(n).address)
-            .join(",");
-        let (code, out, err) = redoubt(&["bootstrap", "--endpoints", &endpoints]).await;
+    // A leader that was stopped is not the leader when it starts again, either.
+    a_wiped_node_returns_while_a_peer_dies(true, async |fates| {
+        let (code, out, err) = redoubt(&["bootstrap", "--endpoints", &fates.left()]).await;
         assert_eq!(code, 1, "{out}{err}");
-        assert!(
-            err.contains("`journal-1`") && err.contains("wiped or replaced"),
-            "{err}"
-        );
+        let named = err.contains(&format!("`{}`", fates.wiped.name));
+        assert!(named && err.contains("wiped or replaced"), "{err}");
     })
     .await;
+}
+
+#[test]
+fn catches_a_leader_that_leads_again_unelected() {
+    assert_catches(
+        "h06_a_wiped_node_is_not_counted_and_not_bootstrapped_again",
+        "h08_leader_restored",
+    );
 }
 
 #[test]
@@ -129,13 +165,10 @@ fn catches_an_identity_that_outlives_its_disk() {
 
 #[tokio::test]
 async fn h06_a_wiped_node_seeded_by_hand_has_no_vote_in_the_old_cluster() {
-    a_wiped_node_returns_while_a_peer_dies(async |cluster| {
+    a_wiped_node_returns_while_a_peer_dies(false, async |fates| {
         // Somebody insists: the same cluster, with the new incarnation in the old one's place.
-        let lost = cluster.component("journal-1").address;
-        let (new, known) = (
-            identify(&lost).await,
-            identify(&cluster.component("journal-2").address).await,
-        );
+        let new = identify(&fates.wiped.address).await;
+        let known = identify(&fates.lags.address).await;
         let mut members = known.members.clone();
         for member in members.iter_mut().filter(|m| m.name == new.name) {
             member.node_id = new.node_id;
@@ -146,7 +179,7 @@ async fn h06_a_wiped_node_seeded_by_hand_has_no_vote_in_the_old_cluster() {
             replid: known.replid.expect("a replid"),
             members,
         };
-        assert_eq!(seed(&lost, &request).await, None);
+        assert_eq!(seed(&fates.wiped.address, &request).await, None);
     })
     .await;
 }

@@ -119,7 +119,7 @@ pub(super) fn raft_config(cluster: &str) -> Result<Config, openraft::ConfigError
         enable_pre_vote: Some(true),
         // A node that led before it was restarted has applied less than it acknowledged: it must be elected again,
         // in a term whose first entry stands behind all of that (H1, H8).
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(redoubt_env::planted::on("h08_leader_restored")),
         // The log is the journal: nothing of it goes before a base covers it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -27,7 +27,7 @@ pub use abused::Abused;
 pub use cluster::{Component, DevCluster, Options};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use forward::Forward;
-pub use journal::{contains, served};
+pub use journal::{contains, served, take_over_and_write};
 pub use marker::Marker;
 pub use ports::free_base;
 pub use program::{Program, redoubt};

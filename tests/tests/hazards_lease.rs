@@ -6,67 +6,14 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use bytes::BytesMut;
-use redoubt_client::{AppendStart, Client, Session, WriterError};
-use redoubt_resp::stream::encode_command;
-use redoubt_tests::{DevCluster, Options, Raw, assert_catches, connect, eventually, try_connect, wait_equal};
-use redoubt_types::{HolderId, LineageStep, ReplId, RunId, WallTime};
+use redoubt_tests::{
+    DevCluster, Options, Raw, assert_catches, connect, eventually, take_over_and_write, try_connect,
+    wait_equal,
+};
 use rustix::process::Signal;
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Another cell: takes the next epoch as soon as it may, and writes `key` as a lawful writer does.
-async fn take_over_and_write(journal: &Client, key: &[u8], value: &[u8]) {
-    let holder = HolderId::new(77).unwrap();
-    let grant = eventually(
-        "the lease is given to another",
-        Duration::from_secs(20),
-        || async {
-            match journal
-                .acquire(holder, "other cell", Duration::from_secs(2), DEADLINE)
-                .await
-            {
-                Ok(grant) => Ok(grant),
-                Err(e @ WriterError::LeaseHeld { .. }) => Err(e.to_string()),
-                Err(e) => panic!("the epoch can't be had: {e}"),
-            }
-        },
-    )
-    .await;
-    let at = grant.position.tail;
-    let session = Session {
-        epoch: grant.epoch,
-        run_id: RunId::from_random([8; 20]),
-        at,
-        server: "redis 7.0.15".into(),
-    };
-    journal
-        .record_session(&session, DEADLINE)
-        .await
-        .expect("a session record");
-    let step = LineageStep {
-        replid: ReplId::from_random([9; 20]),
-        from: at,
-        epoch: Some(grant.epoch),
-    };
-    journal
-        .record_lineage(&step, DEADLINE)
-        .await
-        .expect("a lineage record");
-    let mut bytes = BytesMut::new();
-    encode_command(&[b"SELECT", b"0"], &mut bytes);
-    encode_command(&[b"SET", key, value], &mut bytes);
-    let mut appender = journal.appender(AppendStart {
-        epoch: grant.epoch,
-        replid: step.replid,
-        start: at,
-        chain: grant.position.tail_chain,
-    });
-    appender.push(bytes.freeze(), WallTime::from_ms(1));
-    let appended = appender.next().await.expect("the lawful writer writes");
-    assert_eq!(appended.end, appender.end());
-}
 
 #[tokio::test]
 async fn h14_a_proxy_stopped_past_its_lease_releases_no_read() {

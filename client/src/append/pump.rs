@@ -242,6 +242,9 @@ impl Pump {
     async fn take(&mut self, answer: Result<Option<v1::AppendResponse>, Status>) -> Result<(), Over> {
         let answer = answer.map_err(Fault::from)?;
         let answer = answer.ok_or_else(|| Fault("the node closed the append stream".to_owned()))?;
+        if planted::held("answers_are_lost") {
+            return Err(Over::Fault(Fault("the answer was lost".to_owned())));
+        }
         let id = answer.request_id;
         let answer = match answer.outcome {
             Some(append_response::Outcome::Admitted(a)) => Answer::Admitted {

@@ -7,7 +7,7 @@
 use super::lease::{Lease, LeaseTerms};
 use crate::session::{EndReason, Session};
 use redoubt_client::{Client, WriterError};
-use redoubt_env::{Env, Task};
+use redoubt_env::{Env, Task, planted};
 use redoubt_types::limits::RPC_DEADLINE;
 use redoubt_types::{BootTime, Epoch, HolderId};
 use std::sync::{Arc, OnceLock};
@@ -92,6 +92,9 @@ async fn keep(env: Env, client: Client, epoch: Epoch, holder: HolderId, shared: 
             // Appends may have put it off meanwhile.
             env.sleep_until(due).await;
             continue;
+        }
+        while planted::held("pause_before_renewal") {
+            env.sleep(RENEW_AGAIN).await;
         }
         match client.renew(epoch, holder, RPC_DEADLINE).await {
             Ok(renewed) => {

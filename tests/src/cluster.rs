@@ -116,9 +116,10 @@ impl DevCluster {
             .kill_on_drop(false);
         // A supervisor that was killed leaves its file behind; the next one removes it as it starts.
         let stale: Vec<u32> = self.components().iter().flatten().filter_map(|c| c.pid).collect();
-        let mut child = command.spawn().expect("redoubt dev up starts");
+        // Ours from here on, so that it ends with this handle also when it never becomes healthy.
+        self.supervisor = Some(command.spawn().expect("redoubt dev up starts"));
         crate::eventually("a healthy cluster", Duration::from_secs(90), || {
-            if let Ok(Some(status)) = child.try_wait() {
+            if let Some(Ok(Some(status))) = self.supervisor.as_mut().map(Child::try_wait) {
                 panic!("redoubt dev up ended with {status}:\n{}", self.supervisor_log());
             }
             let now = self.components();
@@ -127,7 +128,6 @@ impl DevCluster {
             std::future::ready(now.filter(is_new).ok_or("cluster.json is not there yet"))
         })
         .await;
-        self.supervisor = Some(child);
     }
 
     /// What the supervisor printed.
@@ -284,6 +284,20 @@ impl DevCluster {
         child.kill().await.expect("the supervisor can be killed");
     }
 
+    /// The processes in the supervisor's own records, `DIR/NAME/pid`.
+    fn recorded(&self) -> Vec<u32> {
+        #[derive(Deserialize)]
+        struct Record {
+            pid: u32,
+        }
+        let folders = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let records = folders.filter_map(|folder| std::fs::read(folder.path().join("pid")).ok());
+        records
+            .filter_map(|record| serde_json::from_slice::<Record>(&record).ok())
+            .map(|record| record.pid)
+            .collect()
+    }
+
     /// How many full syncs replay answered so far, from its log.
     pub fn full_syncs(&self) -> usize {
         self.log("replay-1").matches("full sync").count()
@@ -312,9 +326,21 @@ impl Drop for DevCluster {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         };
-        if let Some(pid) = self.supervisor.as_ref().and_then(Child::id) {
+        if let Some(supervisor) = &mut self.supervisor
+            && let Some(pid) = supervisor.id()
+        {
             kill(pid);
+            // Not before it is gone is nothing started any more.
+            let end = std::time::Instant::now() + Duration::from_secs(2);
+            while matches!(supervisor.try_wait(), Ok(None)) && std::time::Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
-        components.iter().filter_map(|c| c.pid).for_each(kill);
+        // Beside those that cluster.json knows, those that were started before there was one, or since.
+        components
+            .iter()
+            .filter_map(|c| c.pid)
+            .chain(self.recorded())
+            .for_each(kill);
     }
 }

@@ -55,9 +55,9 @@ pub struct Config {
     #[arg(long, default_value_t = UNCOMMITTED_BYTES_MAX, value_parser = clap::value_parser!(u64).range(65_536..=1_073_741_824))]
     pub uncommitted_bytes_max: u64,
 
-    /// Client connections at most; further ones are closed at once. Redis' own default. Each takes one
-    /// connection to the server, whose `maxclients` must leave a few more for fence and capture.
-    #[arg(long, default_value_t = 10_000)]
+    /// Client connections at most; further ones are closed at once. A little less than Redis' own default:
+    /// each takes one connection to the server, whose `maxclients` must leave a few more for fence and capture.
+    #[arg(long, default_value_t = 9_900)]
     pub clients_max: usize,
 }
 

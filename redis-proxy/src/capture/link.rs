@@ -11,6 +11,7 @@ use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_resp::info::{Role, parse_replication, parse_server};
 use redoubt_resp::psync::{HandshakeOutcome, ReplicaHandshake, ReplicaIdentity, ack_command};
+use redoubt_resp::reply::Value;
 use redoubt_types::{Offset, ReplId, RunId};
 use std::io;
 use std::time::Duration;
@@ -57,16 +58,24 @@ fn unreachable(e: impl ToString) -> AttachError {
     AttachError::Unreachable(e.to_string())
 }
 
-/// Connects, and asks who is at the other end of this very connection before anything else is said on it.
-async fn prove(env: &Env, target: &Target) -> Result<Control, AttachError> {
+/// What is asked before anything else is said: who it is, and whether and how soon it refuses writes when it hears
+/// of no replica.
+const QUESTIONS: [&[&[u8]]; 3] = [
+    &[b"INFO"],
+    &[b"CONFIG", b"GET", b"min-replicas-to-write"],
+    &[b"CONFIG", b"GET", b"min-replicas-max-lag"],
+];
+
+/// Connects, and asks who is at the other end of this very connection. Returns its patience too.
+async fn prove(env: &Env, target: &Target) -> Result<(Control, Option<Duration>), AttachError> {
     let mut control = Control::connect(env, &target.upstream, ATTACH_DEADLINE)
         .await
         .map_err(unreachable)?;
-    let answer = control
-        .call(&[b"INFO"], ATTACH_DEADLINE)
+    let answers = control
+        .call_all(&QUESTIONS, ATTACH_DEADLINE)
         .await
         .map_err(unreachable)?;
-    if let Some(error) = answer.as_error() {
+    if let Some(error) = answers.iter().find_map(Value::as_error) {
         // Only a server that is busy or loading may take any time; one that won't answer us for another reason
         // would otherwise keep every client waiting for ever.
         let passes = ["BUSY", "LOADING"].iter().any(|word| error.starts_with(word));
@@ -77,7 +86,7 @@ async fn prove(env: &Env, target: &Target) -> Result<Control, AttachError> {
             AttachError::Unreachable(error)
         });
     }
-    let text = answer.as_bytes().unwrap_or_default();
+    let text = answers.first().and_then(Value::as_bytes).unwrap_or_default();
     let server = parse_server(text).map_err(unreachable)?;
     let replication = parse_replication(text).map_err(unreachable)?;
     if server.run_id != target.run_id {
@@ -89,7 +98,15 @@ async fn prove(env: &Env, target: &Target) -> Result<Control, AttachError> {
     if replication.role != Role::Master {
         return Err(AttachError::Other("it is a replica now".to_owned()));
     }
-    Ok(control)
+    let setting = |nth: usize, name| answers.get(nth)?.field(name)?.as_int();
+    let (wanted, lag) = (
+        setting(1, "min-replicas-to-write"),
+        setting(2, "min-replicas-max-lag"),
+    );
+    // Either being 0 turns it off.
+    let seconds = lag.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let patience = seconds.filter(|_| wanted > Some(0)).map(Duration::from_secs);
+    Ok((control, patience))
 }
 
 /// A connection on which the master sends its stream.
@@ -98,6 +115,7 @@ pub struct Link {
     conn: Box<dyn Conn>,
     /// Bytes of the stream that came along with the handshake's answer.
     early: BytesMut,
+    patience: Option<Duration>,
 }
 
 impl Link {
@@ -107,12 +125,13 @@ impl Link {
     /// See [`AttachError`].
     pub async fn attach(env: &Env, target: &Target) -> Result<(Link, ReplId), AttachError> {
         let attaching = async {
-            let control = prove(env, target).await?;
+            let (control, patience) = prove(env, target).await?;
             let (conn, early) = control.into_conn().map_err(unreachable)?;
             let mut link = Link {
                 env: env.clone(),
                 conn,
                 early,
+                patience,
             };
             let replid = link.psync(target).await?;
             Ok((link, replid))
@@ -120,6 +139,12 @@ impl Link {
         env.timeout(ATTACH_DEADLINE, attaching)
             .await
             .map_err(unreachable)?
+    }
+
+    /// How long the master goes on taking writes without hearing of a replica; `None` if it does not care. As it was
+    /// when the link was made: clients can't change it.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     async fn psync(&mut self, target: &Target) -> Result<ReplId, AttachError> {

@@ -6,6 +6,7 @@
 //! bytes are taken over exactly as they came. In data-path order: [`link`], [`overlap`], [`buffer`], and the
 //! loop that moves bytes on to [`append`](crate::append).
 
+pub mod acks;
 pub mod buffer;
 pub mod link;
 pub mod overlap;
@@ -13,6 +14,7 @@ pub mod pace;
 
 use crate::append::Append;
 use crate::session::{EndReason, Session};
+use acks::Acks;
 use buffer::DoubleBuffer;
 use futures_util::FutureExt;
 use link::{AttachError, Link, Target};
@@ -49,6 +51,7 @@ pub struct Capture {
     terms: CaptureTerms,
     source: Source,
     buffer: DoubleBuffer,
+    acks: Acks,
     heard_at: BootTime,
 }
 
@@ -87,12 +90,15 @@ impl Capture {
         buffer: DoubleBuffer,
     ) -> Self {
         let heard_at = env.now();
+        let mut acks = Acks::default();
+        acks.attached(link.patience());
         Capture {
             env,
             session,
             terms,
             source: Source::Link(link),
             buffer,
+            acks,
             heard_at,
         }
     }
@@ -182,6 +188,7 @@ impl Capture {
             Err(e) => self.cut(&e.to_string()),
             Ok(_) => {
                 self.heard_at = self.env.now();
+                self.acks.captured(self.heard_at);
                 let filled = self.buffer.filled(self.env.wall());
                 return filled.map_err(|e| EndReason::BadStream(e.to_string()));
             }
@@ -208,22 +215,28 @@ impl Capture {
     fn attached(&mut self, link: Link) {
         tracing::info!(captured = %self.buffer.captured(), "capture goes on");
         self.heard_at = self.env.now();
+        self.acks.attached(link.patience());
         self.source = Source::Link(link);
     }
 
     async fn committed(&mut self, end: Offset) {
-        self.buffer.committed_to(end, self.env.now());
+        let now = self.env.now();
+        self.buffer.committed_to(end, now);
+        self.acks.committed(end >= self.buffer.captured(), now);
         self.ack().await;
     }
 
-    /// Once a second: the master drops a replica that it does not hear from, and one that a script or a
-    /// `min-replicas-to-write` waits for must be heard at every commit (H12).
+    /// Once a second: the master drops a replica that it does not hear from, and refuses writes when
+    /// `min-replicas-to-write` is set (H12).
     async fn beat(&mut self) {
         let silent = self.env.now().since(self.heard_at) > SILENCE_MAX;
         if silent && self.buffer.may_read() && matches!(self.source, Source::Link(_)) {
             self.cut("nothing was heard on it, not even a PING");
         }
-        self.ack().await;
+        let goes_on = self.acks.repeat(self.env.now()) || planted::on("h12_acks_without_commits");
+        if goes_on && !planted::on("h12_acks_not_repeated") {
+            self.ack().await;
+        }
     }
 
     async fn ack(&mut self) {

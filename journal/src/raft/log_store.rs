@@ -77,7 +77,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        self.read(start, end, u64::MAX).await
+        // What openraft asks for here it takes for the whole range. A damaged record must not cut it short: a
+        // state machine that went on behind the gap would decide otherwise than its peers.
+        let end = end.min(self.storage.last_log_id().map_or(0, |id| id.index + 1));
+        let entries = self.read(start, end, u64::MAX).await?;
+        let read_end = start + entries.len() as u64;
+        if read_end < end {
+            // Asked for alone, the record that ended the read says what is wrong with it.
+            self.read(read_end, read_end + 1, u64::MAX).await?;
+            return Err(io::Error::other(format!(
+                "the log was read up to {read_end} only, not {end}"
+            )));
+        }
+        Ok(entries)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

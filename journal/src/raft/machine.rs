@@ -27,6 +27,13 @@ pub struct JournalState {
 
 impl JournalState {
     fn apply(&mut self, entry: &Entry, env: &Env) -> io::Result<Verdict> {
+        // A gap would make this node's journal another one than its peers', for ever: better no node than that.
+        let (index, next) = (entry.log_id.index, self.applied.map_or(0, |id| id.index + 1));
+        if index != next {
+            return Err(io::Error::other(format!(
+                "entry {index} was to be applied where {next} comes next"
+            )));
+        }
         let verdict = match &entry.payload {
             EntryPayload::Blank => Verdict::Blank,
             EntryPayload::Membership(m) => {
@@ -181,4 +188,42 @@ fn no_snapshots(what: &str) -> io::Error {
         io::ErrorKind::Unsupported,
         format!("the log is kept whole, there are no snapshots: {what}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::{entry_from_disk, log_id};
+    use crate::segment::{LogId as DiskId, LogRecord, RecordKind};
+    use bytes::Bytes;
+
+    fn blank(index: u64) -> Entry {
+        let id = DiskId {
+            term: 1,
+            leader: 0,
+            index,
+        };
+        entry_from_disk(LogRecord {
+            id,
+            kind: RecordKind::Blank,
+            payload: Bytes::new(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn h07_an_entry_behind_a_gap_is_never_applied() {
+        let (mut state, env) = (JournalState::default(), Env::real());
+        assert!(
+            state.apply(&blank(1), &env).is_err(),
+            "the first entry is missing"
+        );
+        for index in 0..3 {
+            assert!(state.apply(&blank(index), &env).is_ok());
+        }
+        for index in [2, 4] {
+            assert!(state.apply(&blank(index), &env).is_err(), "{index}");
+        }
+        assert_eq!(state.applied, Some(log_id(1, 2)));
+    }
 }

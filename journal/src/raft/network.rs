@@ -44,6 +44,8 @@ pub(super) struct Connection {
     target: u64,
     /// Attempts to stream in a row that brought no answer.
     failures: Arc<AtomicU32>,
+    /// Whether it waits after failed attempts.
+    pauses: bool,
 }
 
 /// How long a peer may take to take a stream of entries. More than a heartbeat: the first batch may be large,
@@ -67,6 +69,15 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             me: self.me.get(),
             target,
             failures: Arc::default(),
+            pauses: true,
+        }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Connection {
+        // A heartbeat has its own pace, and little time: a pause would use up all of it, for the rest of the term.
+        Connection {
+            pauses: false,
+            ..self.new_client(target, node).await
         }
     }
 }
@@ -178,7 +189,9 @@ impl Connection {
             let pause = STREAM_PAUSE_MIN
                 .saturating_mul(1 << (failures - 1).min(16))
                 .min(STREAM_PAUSE_MAX);
-            self.env.sleep(pause).await;
+            if self.pauses {
+                self.env.sleep(pause).await;
+            }
             self.client = raft_client(&self.env, &self.address);
         }
     }

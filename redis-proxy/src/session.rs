@@ -7,6 +7,7 @@
 use crate::hold::Hold;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
 
 /// Why a session is over.
@@ -54,6 +55,8 @@ pub struct Session {
     pub hold: Hold,
     ended: watch::Sender<Option<EndReason>>,
     backpressure: watch::Sender<bool>,
+    /// Clients that were let go since backpressure went off.
+    places: AtomicU32,
 }
 
 impl Session {
@@ -68,6 +71,7 @@ impl Session {
             hold,
             ended,
             backpressure,
+            places: AtomicU32::new(0),
         }
     }
 
@@ -99,8 +103,17 @@ impl Session {
     /// Stops or lets go on the reading from clients: too many bytes are captured and not committed, or
     /// capture is cut (H12).
     pub fn set_backpressure(&self, on: bool) {
-        self.backpressure
-            .send_if_modified(|b| std::mem::replace(b, on) != on);
+        self.backpressure.send_if_modified(|b| {
+            if on {
+                self.places.store(0, Ordering::Relaxed);
+            }
+            std::mem::replace(b, on) != on
+        });
+    }
+
+    /// How many clients that were held back have come again before this one.
+    pub(crate) fn take_place(&self) -> u32 {
+        self.places.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether clients are not to be read now; the receiver tells of changes.

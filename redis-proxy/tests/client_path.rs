@@ -180,6 +180,45 @@ async fn backpressure_stops_requests_but_not_replies() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_past_the_deadline_is_never_executed_and_who_says_nothing_may_wait() {
+    let lab = Lab::with(Plan {
+        release_deadline: 4 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    let (mut client, mut silent) = (lab.client().await, lab.client().await);
+    for client in [&mut client, &mut silent] {
+        client.send("PING\r\n").await;
+        client.expect("+PONG\r\n").await;
+    }
+    lab.session.set_backpressure(true);
+    client.send("INCR n\r\n").await;
+    client.expect_silence().await;
+    client.expect_end().await;
+    silent.expect_silence().await;
+    lab.session.set_backpressure(false);
+    lab.commit_ever();
+    silent.send("EXISTS n\r\n").await;
+    silent.expect(":0\r\n").await;
+}
+
+#[tokio::test]
+async fn requests_before_a_half_close_are_executed_although_they_had_to_wait() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    lab.session.set_backpressure(true);
+    client.send("INCR n\r\n").await;
+    client.conn.shutdown().await.unwrap();
+    client.expect_silence().await;
+    lab.session.set_backpressure(false);
+    client.expect(":1\r\n").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
 async fn who_comes_while_nothing_is_served_waits_for_a_session() {
     let lab = Lab::with(Plan {
         serving: false,

@@ -130,8 +130,6 @@ impl DoubleBuffer {
             return Err(e);
         }
         self.cut_fragments();
-        let uncommitted = self.uncommitted();
-        self.backpressure |= uncommitted > self.bounds.uncommitted_max;
         Ok(())
     }
 
@@ -227,7 +225,6 @@ impl DoubleBuffer {
         if self.in_flight.is_empty() && self.committed >= self.in_flight_end {
             self.pace.landed(self.waiting_groups, now);
         }
-        self.backpressure &= self.uncommitted() >= self.bounds.uncommitted_max / 2;
     }
 
     /// End of what was captured.
@@ -245,8 +242,18 @@ impl DoubleBuffer {
         self.whole == 0 && self.committed >= self.cut_end
     }
 
-    /// Whether clients are to be held back: on past the bound, off below half of it.
-    pub fn backpressure(&self) -> bool {
+    /// Whether clients are to be held back: on past the bound, off below half of it. What the server has `written`
+    /// counts although it is not captured yet: after an outage that is what waits in its replica buffer, and clients
+    /// that came on top of it would have it overrun.
+    pub fn backpressure(&mut self, written: Offset) -> bool {
+        let end = if planted::on("capture_alone_presses") {
+            self.captured
+        } else {
+            self.captured.max(written)
+        };
+        let uncommitted = end.since(self.committed).unwrap_or(0);
+        self.backpressure |= uncommitted > self.bounds.uncommitted_max;
+        self.backpressure &= uncommitted >= self.bounds.uncommitted_max / 2;
         self.backpressure
     }
 
@@ -351,15 +358,33 @@ mod tests {
         let ping = command(&[b"PING"]);
         let mut pushed = 0;
         while b.may_read() {
-            assert_eq!(b.backpressure(), pushed > 1000);
+            assert_eq!(b.backpressure(Offset::ZERO), pushed > 1000);
             push(&mut b, &ping);
             pushed += ping.len() as u64;
         }
         assert!((2000..2000 + ping.len() as u64).contains(&pushed));
         b.committed_to(Offset::new(pushed - 500), BootTime::default());
-        assert!(b.backpressure() && b.may_read(), "half is not below half");
+        assert!(
+            b.backpressure(Offset::ZERO) && b.may_read(),
+            "half is not below half"
+        );
         b.committed_to(Offset::new(pushed - 499), BootTime::default());
-        assert!(!b.backpressure());
+        assert!(!b.backpressure(Offset::ZERO));
+    }
+
+    #[test]
+    fn what_the_server_has_written_presses_before_it_is_captured() {
+        let mut b = DoubleBuffer::new(Offset::ZERO, Db::default(), BOUNDS);
+        assert!(!b.backpressure(Offset::new(1000)));
+        assert!(b.backpressure(Offset::new(1001)) && b.may_read());
+        let ping = command(&[b"PING"]);
+        push(&mut b, &ping);
+        b.committed_to(Offset::new(ping.len() as u64), BootTime::default());
+        assert!(
+            b.backpressure(Offset::new(1001)),
+            "what is captured is committed, what is written is not"
+        );
+        assert!(!b.backpressure(Offset::new(513)));
     }
 
     #[test]

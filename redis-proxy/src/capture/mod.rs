@@ -174,7 +174,7 @@ impl Capture {
             }
             // While capture is down nothing may be written: it could not be told to be durable (H12).
             let down = matches!(self.source, Source::Cut(_)) && !planted::on("h12_forward_while_down");
-            session.set_backpressure(down || self.buffer.backpressure());
+            session.set_backpressure(down || self.buffer.backpressure(session.hold.written()));
         }
     }
 

@@ -10,10 +10,12 @@
 
 use super::replies::Replies;
 use super::requests::{Offence, Requests};
+use super::turn::Turn;
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_env::{Env, planted};
+use redoubt_types::BootTime;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
     CLIENT_ROUNDS_MAX, MONITOR_READ_EVERY,
@@ -25,7 +27,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -66,8 +67,9 @@ pub(super) struct Connection {
     last_line: Option<String>,
     /// In MONITOR: when the server connection may be read again, once that is awaited.
     pace: Pace,
-    backpressure: watch::Receiver<bool>,
-    backpressure_changed: Waiting<()>,
+    turn: Turn,
+    /// Since when requests wait for that.
+    waits_since: Option<BootTime>,
     deadline: Option<Waiting<()>>,
 }
 
@@ -121,9 +123,9 @@ impl Connection {
         requests: Requests,
         replies: Replies,
     ) -> Self {
-        let backpressure = session.backpressure();
         Connection {
-            backpressure_changed: changed(backpressure.clone()),
+            turn: Turn::new(env.clone(), Arc::clone(&session)),
+            waits_since: None,
             env,
             session,
             release_deadline,
@@ -140,7 +142,6 @@ impl Connection {
             upstream_readable: true,
             last_line: None,
             pace: Pace::Free,
-            backpressure,
             deadline: None,
         }
     }
@@ -189,7 +190,7 @@ impl Connection {
             }
         }
         ready!(self.poll_deadline(cx));
-        Poll::Ready(Ended::Dropped("a reply was held past the deadline"))
+        Poll::Ready(Ended::Dropped("it waited past the deadline"))
     }
 
     /// Writes what is released.
@@ -301,9 +302,13 @@ impl Connection {
     /// Reads the client and decides what the server gets.
     fn read_client(&mut self, cx: &mut Context<'_>) -> Step {
         let full = self.outbound.len() >= CLIENT_OUTBOUND_BYTES_MAX;
-        if self.client_read_side == ClientRead::Ended || full || self.is_pressed(cx) {
+        if self.client_read_side == ClientRead::Ended || full {
             return Step::Idle;
         }
+        if self.turn.poll(cx).is_pending() {
+            return self.read_ahead(cx);
+        }
+        self.waits_since = None;
         if self.pass_requests() {
             return Step::Progress;
         }
@@ -323,14 +328,23 @@ impl Connection {
         }
     }
 
-    /// Whether clients are not to be read now: too much is captured and not committed, or capture is cut.
-    fn is_pressed(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.backpressure_changed.as_mut().poll(cx).is_ready() {
-            // Seen, or the next wait would be for the same change.
-            self.backpressure.mark_unchanged();
-            self.backpressure_changed = changed(self.backpressure.clone());
+    /// Reads a little that is not passed on yet: a request that waits for its turn counts for the deadline as a
+    /// reply does. Whoever sent it may be gone long since, and nothing of it has been executed.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
+        let mut step = Step::Idle;
+        if self.input.len() < CLIENT_READ_BYTES_MIN {
+            self.input.reserve(CLIENT_READ_BYTES_MIN);
+            match poll_read(&mut self.client, &mut self.input, cx) {
+                Poll::Ready(Ok(n)) if n > 0 => step = Step::Progress,
+                // It is read again when what came before it was passed on.
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Step::Close(Ended::Dropped("the client is gone")),
+            }
         }
-        *self.backpressure.borrow()
+        if !self.input.is_empty() && self.waits_since.is_none() {
+            self.waits_since = Some(self.env.now());
+        }
+        step
     }
 
     /// Moves what can be decided from input to outbound; whether that was anything.
@@ -360,10 +374,16 @@ impl Connection {
         before != (self.input.len(), self.outbound.len())
     }
 
-    /// Ready when bytes have been held past the deadline. The timer is set for the oldest ones and left alone
+    /// Ready when bytes have been held, or waited for their turn, past the deadline. The timer is set for the oldest ones and left alone
     /// until it fires: a timer per reply would cost more than the reply.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(since) = self.replies.held_since() {
+        while let Some(since) = self
+            .replies
+            .held_since()
+            .into_iter()
+            .chain(self.waits_since)
+            .min()
+        {
             let at = since.plus(self.release_deadline);
             let env = self.env.clone();
             let timer = self
@@ -394,13 +414,4 @@ async fn linger(env: &Env, mut client: Box<dyn Conn>) {
 
 fn poll_read(conn: &mut Box<dyn Conn>, to: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     pin!(conn.read_buf(to)).poll(cx)
-}
-
-fn changed(mut watched: watch::Receiver<bool>) -> Waiting<()> {
-    Box::pin(async move {
-        if watched.changed().await.is_err() {
-            // The session is gone, and with it this connection.
-            std::future::pending::<()>().await;
-        }
-    })
 }

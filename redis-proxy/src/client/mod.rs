@@ -4,13 +4,14 @@
 //! sessions waits, unread, up to the release deadline. Promises that nothing is written to a client that the
 //! session's hold has not released, but the refusal of the connection itself. Must not know the journal.
 //!
-//! In data-path order: [`inspect`] judges commands, [`requests`] passes them on, [`replies`] holds what comes
-//! back, and `connection` moves the bytes.
+//! In data-path order: `turn` says when a client is read, [`inspect`] judges commands, [`requests`] passes them on,
+//! [`replies`] holds what comes back, and `connection` moves the bytes.
 
 mod connection;
 pub mod inspect;
 pub mod replies;
 pub mod requests;
+mod turn;
 
 use crate::config::Config;
 use crate::session::Session;

@@ -5,10 +5,12 @@
 //! it is over.
 
 use crate::hold::Hold;
+use redoubt_env::planted;
+use redoubt_types::limits::PASSED_BYTES_MAX;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +57,10 @@ pub struct Session {
     pub hold: Hold,
     ended: watch::Sender<Option<EndReason>>,
     backpressure: watch::Sender<bool>,
-    /// Clients that were let go since backpressure went off.
-    places: AtomicU32,
+    /// Request bytes that were passed on since the last fence.
+    passed: AtomicU64,
+    /// Told at each fence.
+    fenced: Notify,
 }
 
 impl Session {
@@ -71,7 +75,8 @@ impl Session {
             hold,
             ended,
             backpressure,
-            places: AtomicU32::new(0),
+            passed: AtomicU64::new(0),
+            fenced: Notify::new(),
         }
     }
 
@@ -103,17 +108,35 @@ impl Session {
     /// Stops or lets go on the reading from clients: too many bytes are captured and not committed, or
     /// capture is cut (H12).
     pub fn set_backpressure(&self, on: bool) {
-        self.backpressure.send_if_modified(|b| {
-            if on {
-                self.places.store(0, Ordering::Relaxed);
-            }
-            std::mem::replace(b, on) != on
-        });
+        self.backpressure
+            .send_if_modified(|b| std::mem::replace(b, on) != on);
     }
 
-    /// How many clients that were held back have come again before this one.
-    pub(crate) fn take_place(&self) -> u32 {
-        self.places.fetch_add(1, Ordering::Relaxed)
+    /// `bytes` of requests were passed on to the server.
+    pub(crate) fn passed(&self, bytes: usize) {
+        self.passed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether requests may be passed on before the next fence.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.passed.load(Ordering::Relaxed) < PASSED_BYTES_MAX || planted::on("passed_without_bound")
+    }
+
+    /// A fence told how far the server has written.
+    pub(crate) fn fence_told(&self) {
+        self.passed.store(0, Ordering::Relaxed);
+        self.fenced.notify_waiters();
+    }
+
+    /// Asks for a fence, unless requests may be passed on already, and waits for it. Cancel-safe.
+    pub(crate) async fn wait_fence(&self) {
+        let fenced = self.fenced.notified();
+        // Only now that the next one can't be missed.
+        if self.may_pass() {
+            return;
+        }
+        self.hold.ask_for_fence();
+        fenced.await;
     }
 
     /// Whether clients are not to be read now; the receiver tells of changes.

@@ -138,9 +138,9 @@ pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
 /// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
 /// for the next one: unpaced, that is a busy loop.
 pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
-/// How far apart clients that were held back are let go: ten thousand within a second, and a hundred write less than
-/// [`UNCOMMITTED_BYTES_MAX`] until it is known what they wrote.
-pub const CLIENT_RETURN_EVERY: Duration = Duration::from_micros(100);
+/// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is
+/// only compared with what a fence told; a fence takes well below a millisecond, so that it slows nobody down.
+pub const PASSED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Pause after a failed accept (no file descriptors left), which would fail again at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Deadline for connecting to the server and asking who it is, once.

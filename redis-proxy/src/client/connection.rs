@@ -124,7 +124,7 @@ impl Connection {
         replies: Replies,
     ) -> Self {
         Connection {
-            turn: Turn::new(env.clone(), Arc::clone(&session)),
+            turn: Turn::new(Arc::clone(&session)),
             waits_since: None,
             env,
             session,
@@ -359,6 +359,7 @@ impl Connection {
         let passed = self
             .requests
             .pass(&mut self.input, &mut self.outbound, CLIENT_OUTBOUND_BYTES_MAX);
+        self.session.passed(self.outbound.len() - before.1);
         self.replies.expect_markers(passed.markers);
         if passed.monitor && matches!(self.pace, Pace::Free) {
             self.pace = Pace::Ready;

@@ -1,12 +1,11 @@
 //! When a client's requests may be passed on.
 //!
-//! Not while backpressure is on: too much is written and not committed, or capture is cut. When it goes off, those
-//! that were held back come one after the other, a moment apart: all at once they could write more than the server's
-//! replica buffer holds before anybody could know of it, and capture would be cut for good. Must not know a socket.
+//! Not while backpressure is on: too much is written and not committed, or capture is cut. And not while much was
+//! passed on since the last fence: what the server has written is known only from there, and clients that are let go
+//! all at once, after an outage say, could write more than its replica buffer holds before anybody knew of it; capture
+//! would then be cut for good. Must not know a socket.
 
 use crate::session::Session;
-use redoubt_env::Env;
-use redoubt_types::limits::CLIENT_RETURN_EVERY;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,26 +16,21 @@ type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One client's turn.
 pub(super) struct Turn {
-    env: Env,
     session: Arc<Session>,
     backpressure: watch::Receiver<bool>,
     changed: Waiting,
-    /// Whether it was seen on since this client was last let go.
-    held_back: bool,
-    /// This client's moment, once it is off.
-    moment: Option<Waiting>,
+    /// The next fence, once that is awaited.
+    fence: Option<Waiting>,
 }
 
 impl Turn {
-    pub(super) fn new(env: Env, session: Arc<Session>) -> Self {
+    pub(super) fn new(session: Arc<Session>) -> Self {
         let backpressure = session.backpressure();
         Turn {
-            env,
             session,
             changed: changed(backpressure.clone()),
             backpressure,
-            held_back: false,
-            moment: None,
+            fence: None,
         }
     }
 
@@ -48,17 +42,15 @@ impl Turn {
             self.changed = changed(self.backpressure.clone());
         }
         if *self.backpressure.borrow() {
-            (self.held_back, self.moment) = (true, None);
             return Poll::Pending;
         }
-        if std::mem::take(&mut self.held_back) {
-            let (env, wait) = (self.env.clone(), CLIENT_RETURN_EVERY * self.session.take_place());
-            self.moment =
-                (!wait.is_zero()).then(|| Box::pin(async move { env.sleep(wait).await }) as Waiting);
-        }
-        if let Some(moment) = &mut self.moment {
-            ready!(moment.as_mut().poll(cx));
-            self.moment = None;
+        while !self.session.may_pass() {
+            let session = Arc::clone(&self.session);
+            let fence = self
+                .fence
+                .get_or_insert_with(|| Box::pin(async move { session.wait_fence().await }));
+            ready!(fence.as_mut().poll(cx));
+            self.fence = None;
         }
         Poll::Ready(())
     }

@@ -88,6 +88,12 @@ impl Hold {
         }
     }
 
+    /// Has a fence asked although nobody's replies wait for one.
+    pub fn ask_for_fence(&self) {
+        self.lock().gate.join();
+        self.shared.joined.notify_one();
+    }
+
     /// Gives the sealed batch its fence point. The fence's answer has just been received: the clock is read
     /// here, after that.
     ///

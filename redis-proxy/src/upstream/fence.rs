@@ -65,6 +65,7 @@ async fn fence(
         match ask(session, env, link).await {
             Meaning::Point(offset) => {
                 let fenced = session.hold.fenced(batch, offset);
+                session.fence_told();
                 return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
             }
             Meaning::Again => env.sleep(UPSTREAM_RETRY_PAUSE).await,

@@ -26,10 +26,11 @@ up: servers
 down:
 	@if [ -x $(TARGET)/release/redoubt ]; then $(TARGET)/release/redoubt dev down --dir $(DIR); fi
 
-# With nextest, which serialises what starts processes (.config/nextest.toml), or without.
+# With nextest, which serialises what starts processes (.config/nextest.toml), or without. A failed test's backtrace would
+# push the logs of its cluster out of what is kept of the output, and they say more.
 test: servers
 	$(CARGO) build --workspace --bins $(PLANTED)
-	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug"; set -x; \
+	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0; set -x; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace $(PLANTED); \
 	else \

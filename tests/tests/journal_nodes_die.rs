@@ -130,6 +130,14 @@ fn impatient_clients(port: u16, clients: usize, patience: Duration) -> Vec<tokio
     (0..clients).map(|n| tokio::spawn(client(n))).collect()
 }
 
+#[test]
+fn catches_acknowledgements_without_a_quorum() {
+    assert_catches(
+        "without_a_quorum_nothing_is_acknowledged_and_who_waited_less_than_the_deadline_is_answered",
+        "hold_no_hold",
+    );
+}
+
 #[tokio::test]
 async fn an_outage_of_more_than_a_minute_under_load_loses_nothing_and_ends_by_itself() {
     let mut cluster = DevCluster::start(never_restarts()).await;

@@ -109,7 +109,7 @@ impl Look {
         // Promoted, and the lineage record was never made: what it wrote since is behind the tail.
         let promoted_at_tail = r.replid2 == Some(last) && r.second_offset == Some(past.tail);
         let named = directly || (promoted_at_tail && !planted::on("resume_only_what_is_named"));
-        record.run_id == self.server.run_id && named
+        record.run_id == self.server.run_id && named && !planted::on("resume_nothing")
     }
 
     /// Whether the server's data is of the journal's history, with or without a suffix of its own: it can be

@@ -85,6 +85,12 @@ impl Children {
         )
     }
 
+    /// Whether a child was killed, by whomever, and is not reaped yet.
+    pub(crate) fn is_dying(&self, env: &Env, index: usize) -> bool {
+        let pid = self.running.get(&index).and_then(Child::id);
+        pid.is_some_and(|pid| proc::is_dying(env.files().as_ref(), pid))
+    }
+
     /// Asks a child to end; nothing if it has ended.
     pub(crate) fn terminate(&self, index: usize) {
         if let Some(pid) = self.running.get(&index).and_then(Child::id) {

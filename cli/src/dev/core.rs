@@ -149,7 +149,7 @@ impl Core {
             Event::Spawned { part, pid } => self.spawned(now, part, pid, &mut todo),
             Event::NotSpawned { part, why } => self.not_spawned(now, part, &why, &mut todo),
             Event::Exited { part, how } => self.exited(now, part, how, &mut todo),
-            Event::Start { part, ticket } => self.start(part, ticket, &mut todo),
+            Event::Start { part, ticket, dying } => self.start(part, ticket, dying, &mut todo),
             Event::Stop { part, ticket } => self.stop(now, part, ticket, &mut todo),
             Event::End => self.end(now, &mut todo),
             Event::KillAll => self.kill_all(&mut todo),
@@ -229,19 +229,32 @@ impl Core {
                     .map(|ticket| Action::Answer(ticket, ended));
             }
             State::Up { pid } => {
-                let again_in = self.after_death(now, part, &how, todo);
+                let mut again_in = self.after_death(now, part, &how, todo);
+                let asked = self.members[part].start_ticket.is_some() && !self.is_ending();
+                if asked {
+                    self.members[part].state = State::Spawning;
+                    again_in = Some(Duration::ZERO);
+                }
                 todo.push(Action::Say(News::Died {
                     part,
                     pid,
                     how,
                     again_in,
                 }));
+                todo.extend(asked.then_some(Action::Spawn(part)));
             }
             State::Down | State::Spawning | State::Waiting { .. } => {}
         }
-        // Before the answer: whoever was told may read the file at once.
+        // Before the answers: whoever was told may read the file at once.
         self.publish(todo);
         todo.extend(answer);
+        let member = &mut self.members[part];
+        if member.state != State::Spawning
+            && let Some(ticket) = member.start_ticket.take()
+        {
+            let why = format!("{} was stopped meanwhile", member.name);
+            todo.push(Action::Answer(ticket, Err(why)));
+        }
         self.advance(now, todo);
     }
 
@@ -276,12 +289,18 @@ impl Core {
         Some(delay)
     }
 
-    fn start(&mut self, part: usize, ticket: Ticket, todo: &mut Vec<Action>) {
+    fn start(&mut self, part: usize, ticket: Ticket, dying: bool, todo: &mut Vec<Action>) {
         let ending = self.is_ending();
         let member = &mut self.members[part];
         let name = &member.name;
         let refusal = match member.state {
             _ if ending => "everything is being stopped".to_owned(),
+            // Whoever kills a component and then starts it means the next process, not the one that is going.
+            State::Up { .. } if dying && member.start_ticket.is_none() => {
+                member.start_ticket = Some(ticket);
+                return;
+            }
+            State::Up { .. } if dying => format!("{name} is being started"),
             State::Up { pid } => {
                 todo.push(Action::Answer(
                     ticket,

@@ -26,8 +26,14 @@ pub(crate) struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     state: char,
+    flags: u64,
     start_ticks: u64,
 }
+
+/// In a process' flags: it is on its way out (PF_EXITING in the kernel's include/linux/sched.h).
+const EXITING: u64 = 0x4;
+/// SIGKILL in the masks of pending signals in /proc/PID/status.
+const KILL_PENDING: u64 = 1 << 8;
 
 /// Parses /proc/PID/stat. The second field is the program's name in parentheses and may itself hold spaces and
 /// parentheses: what counts begins behind the *last* one.
@@ -35,9 +41,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    // Fields are numbered from 1, the state is the 3rd and the start time the 22nd: 18 lie between them.
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, start_ticks })
+    // Fields are numbered from 1, the state is the 3rd, the flags are the 9th and the start time is the 22nd.
+    let flags = fields.nth(5)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
+    Some(Stat {
+        state,
+        flags,
+        start_ticks,
+    })
 }
 
 /// Whether a process with these arguments runs the program called `program`. Its own name comes first, but for
@@ -108,6 +119,31 @@ pub(crate) fn is_alive(files: &dyn Files, identity: &Identity) -> bool {
         && runs(&arguments(files, identity.pid), &identity.program)
 }
 
+/// Whether a child that was not reaped yet is gone or was killed: it may take its time until what it writes is
+/// written, and does nothing any more.
+pub(crate) fn is_dying(files: &dyn Files, pid: u32) -> bool {
+    let read = |name| {
+        let content = plain_files::read(files, &proc_file(pid, name)).unwrap_or_default();
+        String::from_utf8_lossy(&content).into_owned()
+    };
+    let Some(stat) = parse_stat(&read("stat")) else {
+        return true;
+    };
+    matches!(stat.state, 'Z' | 'X') || stat.flags & EXITING != 0 || kill_is_pending(&read("status"))
+}
+
+/// Whether /proc/PID/status tells of a SIGKILL that was sent, to the thread or to the process.
+fn kill_is_pending(status: &str) -> bool {
+    status
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("SigPnd:")
+                .or_else(|| line.strip_prefix("ShdPnd:"))
+        })
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & KILL_PENDING != 0)
+}
+
 /// Asks a process to end (SIGTERM). One that is gone already is none of our business.
 pub(crate) fn terminate(pid: u32) {
     if let Some(pid) = to_pid(pid) {
@@ -139,11 +175,31 @@ mod tests {
             parse_stat(odd),
             Some(Stat {
                 state: 'S',
+                flags: 4_194_304,
                 start_ticks: 170_907
             })
         );
         assert_eq!(parse_stat("123 (x) S 1"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn who_was_killed_is_dying_until_it_is_reaped() {
+        let env = Env::real();
+        let files = env.files().as_ref();
+        assert!(!is_dying(files, std::process::id()));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!is_dying(files, child.id()));
+        child.kill().unwrap();
+        assert!(is_dying(files, child.id()), "at once");
+        child.wait().unwrap();
+        assert!(is_dying(files, child.id()));
+        assert!(kill_is_pending(
+            "SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"
+        ));
+        assert!(!kill_is_pending(
+            "SigPnd:\t0000000000000001\nSigBlk:\t0000000000000100\n"
+        ));
     }
 
     #[test]

@@ -211,7 +211,11 @@ impl Supervisor {
                 self.next_ticket += 1;
                 self.clients.insert(ticket, client);
                 self.handle(if start {
-                    Event::Start { part, ticket }
+                    Event::Start {
+                        part,
+                        ticket,
+                        dying: self.children.is_dying(&self.env, part),
+                    }
                 } else {
                     Event::Stop { part, ticket }
                 })

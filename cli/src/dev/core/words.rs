@@ -32,8 +32,12 @@ pub(crate) enum Event {
     NotSpawned { part: usize, why: String },
     /// A process ended; `how` is for people.
     Exited { part: usize, how: String },
-    /// `dev start`.
-    Start { part: usize, ticket: Ticket },
+    /// `dev start`. `dying`: its process was killed and has not ended yet.
+    Start {
+        part: usize,
+        ticket: Ticket,
+        dying: bool,
+    },
     /// `dev stop`.
     Stop { part: usize, ticket: Ticket },
     /// End everything, in order.

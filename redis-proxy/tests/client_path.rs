@@ -372,3 +372,28 @@ async fn h09_a_reply_whose_server_was_restarted_before_its_fence_is_dropped() {
     assert!(matches!(reason, EndReason::ServerChanged(_)), "{reason:?}");
     client.expect_end().await;
 }
+
+#[tokio::test]
+async fn a_server_that_answers_with_no_fence_ends_the_session_after_a_while() {
+    let lab = Lab::with(Plan {
+        fence_failing_max: 2 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    client.send("SET k v\r\n").await;
+    client.expect("+OK\r\n").await;
+    let mut control = lab.server.control(&lab.env).await;
+    control
+        .call(&[b"ACL", b"SETUSER", b"default", b"-info"], SOON)
+        .await
+        .unwrap();
+    client.send("GET k\r\n").await;
+    let reason = lab.env.timeout(SOON, lab.session.wait_end()).await.unwrap();
+    assert!(
+        matches!(&reason, EndReason::ServerChanged(why) if why.contains("NOPERM")),
+        "{reason:?}"
+    );
+    client.expect_end().await;
+}

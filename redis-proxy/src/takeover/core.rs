@@ -56,6 +56,9 @@ pub struct Takeover {
     prepared: Option<RunId>,
     /// A live master that can't be resumed: capture was refused once, and would be again.
     unresumable: Option<RunId>,
+    /// A process whose bytes were not the journal's, and how that was told. Nothing that it is fed makes it right, and
+    /// behind enough fed bytes nobody would see it any more.
+    poisoned: Option<(RunId, String)>,
     /// Attempts in a row that came to nothing.
     failures: u32,
 }
@@ -69,6 +72,7 @@ impl Takeover {
             last_epoch: None,
             prepared: None,
             unresumable: None,
+            poisoned: None,
             failures: 0,
         }
     }
@@ -89,43 +93,59 @@ impl Takeover {
                 self.look()
             }
             (Phase::Acquiring(seen), Event::Granted(grant)) => self.granted(*grant, seen),
-            (Phase::Acquiring(_), Event::LeaseHeld(after, why)) => {
-                self.wait(after.clamp(LOOK_EVERY, REFUSED_EVERY), format!("another writer has the lease: {why}"))
-            }
+            (Phase::Acquiring(_), Event::LeaseHeld(after, why)) => self.wait(
+                after.clamp(LOOK_EVERY, REFUSED_EVERY),
+                format!("another writer has the lease: {why}"),
+            ),
             (Phase::Beginning(path), Event::Looked(look)) => self.begun(path, look, t),
             (Phase::Preparing(path, look), Event::Done) => {
                 self.prepared = Some(look.server.run_id);
-                self.fed(path, look.server.run_id, Progress { at: None, since: t.now }, look, t)
+                self.fed(
+                    path,
+                    look.server.run_id,
+                    Progress {
+                        at: None,
+                        since: t.now,
+                    },
+                    look,
+                    t,
+                )
             }
             (Phase::Feeding(path, run_id, progress), Event::Done) => {
                 self.phase = Phase::Feeding(path, run_id, progress);
                 Action::Look
             }
-            (Phase::Feeding(path, run_id, progress), Event::Looked(look)) => self.fed(path, run_id, progress, look, t),
-            (Phase::Feeding(path, run_id, progress), Event::Failed(why)) => self.keep_feeding(path, run_id, progress, why, t),
+            (Phase::Feeding(path, run_id, progress), Event::Looked(look)) => {
+                self.fed(path, run_id, progress, look, t)
+            }
+            (Phase::Feeding(path, run_id, progress), Event::Failed(why)) => {
+                self.keep_feeding(path, run_id, progress, why, t)
+            }
             (Phase::RecordingSession(path, look), Event::Done) => self.session_recorded(path, look),
             (Phase::Promoting(path, want), Event::Promoted(look)) => self.promoted(path, want, look),
             (Phase::Promoting(..), Event::NotPromoted(why)) => self.again(why),
-            (Phase::Capturing(path, look, resumes), Event::Captured(replid)) => self.captured(path, look, resumes, replid),
+            (Phase::Capturing(path, look, resumes), Event::Captured(replid)) => {
+                self.captured(path, look, resumes, replid)
+            }
             (Phase::Capturing(_, look, _), Event::CaptureRefused(why)) => {
                 self.unresumable = Some(look.server.run_id);
                 self.again(why)
             }
-            (Phase::Capturing(path, ..), Event::CaptureDiffers(why)) => self.release(
-                path.grant.epoch,
-                format!(
-                    "the server's last bytes are not the journal's, so its data can't be trusted: {why}; stop \
-                     it, move its files away and start it empty, as a replica of {}",
-                    self.replay
-                ),
-                true,
-            ),
-            (Phase::RecordingLineage(path, run_id, replid), Event::Done) => self.named(path, run_id, replid, t),
+            (Phase::Capturing(path, look, _), Event::CaptureDiffers(why)) => {
+                self.differs(path.grant.epoch, look.server.run_id, &why)
+            }
+            (Phase::RecordingLineage(path, run_id, replid), Event::Done) => {
+                self.named(path, run_id, replid, t)
+            }
             (Phase::AwaitingWall(path, run_id, replid), _) => self.serve(path, run_id, replid),
             // Whether a record was made is not known: the journal takes the same one twice.
             (Phase::RecordingSession(path, look), Event::Failed(_)) => self.record_session(path, look),
-            (Phase::RecordingLineage(path, run_id, replid), Event::Failed(_)) => self.record_lineage(path, run_id, replid),
-            (Phase::Looking | Phase::Describing(_) | Phase::Acquiring(_), Event::Failed(why)) => self.wait(ASK_AGAIN, why),
+            (Phase::RecordingLineage(path, run_id, replid), Event::Failed(_)) => {
+                self.record_lineage(path, run_id, replid)
+            }
+            (Phase::Looking | Phase::Describing(_) | Phase::Acquiring(_), Event::Failed(why)) => {
+                self.wait(ASK_AGAIN, why)
+            }
             (_, Event::Failed(why) | Event::Refused(why)) => self.again(why),
             (_, _) => self.look(),
         }
@@ -187,6 +207,12 @@ impl Takeover {
     fn looked(&mut self, look: Box<Look>) -> Action {
         if let Some(why) = look.unsupported() {
             return self.refuse(why);
+        }
+        if let Some((run_id, why)) = &self.poisoned
+            && *run_id == look.server.run_id
+            && !planted::on("poison_is_forgotten")
+        {
+            return self.refuse(why.clone());
         }
         if look.is_master() || look.master_address().as_deref() != Some(self.replay.as_str()) {
             self.phase = Phase::Describing(look);
@@ -370,6 +396,17 @@ impl Takeover {
         let attach = path.attach(&look);
         self.phase = Phase::Capturing(path, look, resumes);
         Action::Capture(attach)
+    }
+
+    /// The server's last bytes are not the journal's. It is not touched any more until it is started anew.
+    fn differs(&mut self, epoch: Epoch, run_id: RunId, why: &str) -> Action {
+        let why = format!(
+            "the server's last bytes are not the journal's, so its data can't be trusted: {why}; stop it, move its \
+             files away and start it empty, as a replica of {}",
+            self.replay
+        );
+        self.poisoned = Some((run_id, why.clone()));
+        self.release(epoch, why, true)
     }
 
     fn captured(&mut self, path: Path, look: Box<Look>, resumes: bool, replid: ReplId) -> Action {

@@ -209,7 +209,11 @@ impl Cell {
         };
         let buffer = DoubleBuffer::new(position.tail, position.db, bounds);
         let capture = Capture::new(self.env.clone(), Arc::clone(&session), terms, link, buffer);
-        let _fence = self.env.spawn(fence::run(Arc::clone(&session), self.env.clone()));
+        let _fence = self.env.spawn(fence::run(
+            Arc::clone(&session),
+            self.env.clone(),
+            self.config.release_deadline(),
+        ));
         self.serving.send_replace(Some(Arc::clone(&session)));
         tracing::info!(epoch = %grant.epoch, %replid, %run_id, tail = %position.tail, "serving");
         let reason = capture.run(append, pin!(stop)).await;

@@ -2,8 +2,10 @@
 //!
 //! Decides what an answer means for the session. Promises that a batch gets a fence point only from one
 //! well-formed answer that carries role, replid and offset together, asked after the batch was sealed, on a
-//! connection proven by run_id (H9). A busy server is asked again (H11, H25); a lost connection is made and
-//! proven again and the question repeated, which is as good: a later fence covers at least as much.
+//! connection proven by run_id (H9). A busy server is asked again, however long (H11, H25); a lost connection is
+//! made and proven again and the question repeated, which is as good: a later fence covers at least as much. A
+//! server that gives no fence for another reason (an ACL, a renamed command) ends the session after a while: its
+//! replies can never be released, and beginning again says why to whoever can mend it.
 //!
 //! One fence is outstanding at a time, and the next batch fills meanwhile: the more clients there are, the
 //! more replies share one.
@@ -16,87 +18,126 @@ use redoubt_resp::info::{FenceAnswer, fence_of};
 use redoubt_resp::reply::Value;
 use redoubt_types::Offset;
 use redoubt_types::limits::{FENCE_ANSWER_MAX, UPSTREAM_RETRY_PAUSE};
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What an answer means for the batch that waits for it.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// The fence point.
     Point(Offset),
-    /// Nothing yet: ask again.
-    Again,
+    /// Not yet, as long as it takes: it is busy, or not reached, of which capture decides for how long.
+    NotYet,
+    /// It answered, and that was no fence: why.
+    Failed(String),
     /// The server is not the session's any more.
     Changed(String),
 }
 
 /// Asks for fences as long as the session lasts. Ends it when the server's role, replid or process is not the
-/// session's any more, or its offset goes back.
-pub async fn run(session: Arc<Session>, env: Env) {
+/// session's any more, when its offset goes back, or when it answers, and with no fence, for `failing_max`.
+pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
+    // Without fences nothing is ever released: the session must not outlive this task, however that ends.
+    let end = EndWith(Arc::clone(&session));
+    let mut fencer = Fencer {
+        session: &session,
+        env: &env,
+        failing_max,
+        link: None,
+    };
     tokio::select! {
         // The end first: no fence point is given to a session that is over.
         biased;
         _ = session.wait_end() => {}
-        reason = fence_batches(&session, &env) => session.end(reason),
+        reason = fencer.fence_batches() => session.end(reason),
+    }
+    drop(end);
+}
+
+/// Ends the session when it goes.
+struct EndWith(Arc<Session>);
+
+impl Drop for EndWith {
+    fn drop(&mut self) {
+        self.0.end(EndReason::ServerChanged(
+            "nobody asks it for fences any more".to_owned(),
+        ));
     }
 }
 
-/// Fences batch after batch; returns why that can't go on.
-async fn fence_batches(session: &Session, env: &Env) -> EndReason {
-    let mut link = None;
-    loop {
-        let batch = session.hold.next_batch().await;
-        if let Err(reason) = fence(session, env, &mut link, batch).await {
-            return reason;
-        }
-    }
+struct Fencer<'a> {
+    session: &'a Session,
+    env: &'a Env,
+    failing_max: Duration,
+    link: Option<Control>,
 }
 
-/// Gives one sealed batch its fence point, however many attempts that takes.
-async fn fence(
-    session: &Session,
-    env: &Env,
-    link: &mut Option<Control>,
-    batch: BatchId,
-) -> Result<(), EndReason> {
-    loop {
-        while planted::held("pause_before_fence") {
-            env.sleep(UPSTREAM_RETRY_PAUSE).await;
-        }
-        match ask(session, env, link).await {
-            Meaning::Point(offset) => {
-                let fenced = session.hold.fenced(batch, offset);
-                session.fence_told();
-                return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
+impl Fencer<'_> {
+    /// Fences batch after batch; returns why that can't go on.
+    async fn fence_batches(&mut self) -> EndReason {
+        loop {
+            let batch = self.session.hold.next_batch().await;
+            if let Err(reason) = self.fence(batch).await {
+                return reason;
             }
-            Meaning::Again => env.sleep(UPSTREAM_RETRY_PAUSE).await,
-            Meaning::Changed(why) => return Err(EndReason::ServerChanged(why)),
+        }
+    }
+
+    /// Gives one sealed batch its fence point, however many attempts that takes.
+    async fn fence(&mut self, batch: BatchId) -> Result<(), EndReason> {
+        let mut failing_since = None;
+        loop {
+            while planted::held("pause_before_fence") {
+                self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
+            }
+            match self.ask().await {
+                Meaning::Point(offset) => {
+                    let fenced = self.session.hold.fenced(batch, offset);
+                    self.session.fence_told();
+                    return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
+                }
+                Meaning::NotYet => failing_since = None,
+                Meaning::Failed(why) => {
+                    let now = self.env.now();
+                    let failing = now.since(*failing_since.get_or_insert(now));
+                    tracing::debug!(why, ?failing, "no fence");
+                    if failing > self.failing_max {
+                        return Err(EndReason::ServerChanged(format!(
+                            "it gave no fence for {failing:?}: {why}"
+                        )));
+                    }
+                }
+                Meaning::Changed(why) => return Err(EndReason::ServerChanged(why)),
+            }
+            self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
+        }
+    }
+
+    /// Asks once, over a new connection if there is none.
+    async fn ask(&mut self) -> Meaning {
+        let mut control = match self.link.take() {
+            Some(control) => control,
+            None => match prove(self.session, self.env).await {
+                Ok(proven) => proven.control,
+                Err(ProveError::Changed(why)) => return Meaning::Changed(why),
+                Err(error @ ProveError::Refused(_)) => return Meaning::Failed(error.to_string()),
+                Err(ProveError::Unavailable(error)) => return not_reached(&error),
+            },
+        };
+        match control.call(&[b"INFO", b"replication"], FENCE_ANSWER_MAX).await {
+            Ok(answer) => {
+                self.link = Some(control);
+                meaning_of(self.session, &answer)
+            }
+            Err(error) => not_reached(&error),
         }
     }
 }
 
-/// Asks once, over a new connection if there is none.
-async fn ask(session: &Session, env: &Env, link: &mut Option<Control>) -> Meaning {
-    let mut control = match link.take() {
-        Some(control) => control,
-        None => match prove(session, env).await {
-            Ok(proven) => proven.control,
-            Err(ProveError::Changed(why)) => return Meaning::Changed(why),
-            Err(error) => {
-                tracing::debug!(%error, "fence connection");
-                return Meaning::Again;
-            }
-        },
-    };
-    match control.call(&[b"INFO", b"replication"], FENCE_ANSWER_MAX).await {
-        Ok(answer) => {
-            *link = Some(control);
-            meaning_of(session, &answer)
-        }
-        Err(error) => {
-            tracing::debug!(%error, "fence");
-            Meaning::Again
-        }
-    }
+fn not_reached(error: &io::Error) -> Meaning {
+    tracing::debug!(%error, "fence connection");
+    Meaning::NotYet
 }
 
 fn meaning_of(session: &Session, answer: &Value) -> Meaning {
@@ -113,11 +154,12 @@ fn meaning_of(session: &Session, answer: &Value) -> Meaning {
         FenceAnswer::Busy if planted::on("h11_busy_is_gone") => Meaning::Changed("it is busy".to_owned()),
         // H25: nor is it an answer. What a script has published is out before its effects are in the stream.
         FenceAnswer::Busy if planted::on("h25_busy_is_a_fence") => Meaning::Point(session.hold.committed()),
-        FenceAnswer::Busy => Meaning::Again,
+        FenceAnswer::Busy => Meaning::NotYet,
         FenceAnswer::NotMaster => Meaning::Changed("it is no master any more".to_owned()),
         FenceAnswer::Malformed => {
-            tracing::warn!(?answer, "INFO replication was answered with no fence");
-            Meaning::Again
+            let said = answer.as_error().unwrap_or("what is no fence");
+            tracing::warn!(said, "INFO replication was not answered with a fence");
+            Meaning::Failed(format!("INFO replication was answered with {said}"))
         }
     }
 }
@@ -176,7 +218,7 @@ mod tests {
     async fn h11_busy_means_not_yet() {
         let session = session();
         let busy = Value::Error("BUSY Redis is busy running a script.".into());
-        assert_eq!(meaning_of(&session, &busy), Meaning::Again);
+        assert_eq!(meaning_of(&session, &busy), Meaning::NotYet);
     }
 
     #[tokio::test]
@@ -188,7 +230,8 @@ mod tests {
             Value::Bulk("role:master\r\n".into()),
             Value::Error("NOAUTH".into()),
         ] {
-            assert_eq!(meaning_of(&session, &odd), Meaning::Again, "{odd:?}");
+            let meaning = meaning_of(&session, &odd);
+            assert!(matches!(meaning, Meaning::Failed(_)), "{odd:?}: {meaning:?}");
         }
     }
 }

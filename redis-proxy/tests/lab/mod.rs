@@ -138,6 +138,7 @@ pub(crate) struct Lab {
     pub(crate) serving: watch::Sender<Option<Arc<Session>>>,
     pub(crate) addr: String,
     tasks: Vec<Task<()>>,
+    fence_failing_max: Duration,
 }
 
 /// How a lab differs from the usual.
@@ -147,6 +148,7 @@ pub(crate) struct Plan {
     pub(crate) lease: Duration,
     pub(crate) serving: bool,
     pub(crate) fencing: bool,
+    pub(crate) fence_failing_max: Duration,
 }
 
 impl Default for Plan {
@@ -157,6 +159,7 @@ impl Default for Plan {
             lease: LEASE,
             serving: true,
             fencing: true,
+            fence_failing_max: Duration::from_secs(60),
         }
     }
 }
@@ -185,6 +188,7 @@ impl Lab {
             serving,
             addr,
             tasks,
+            fence_failing_max: plan.fence_failing_max,
         };
         if plan.fencing {
             lab.begin_fencing();
@@ -193,7 +197,11 @@ impl Lab {
     }
 
     pub(crate) fn begin_fencing(&mut self) {
-        let fence = fence::run(Arc::clone(&self.session), self.env.clone());
+        let fence = fence::run(
+            Arc::clone(&self.session),
+            self.env.clone(),
+            self.fence_failing_max,
+        );
         self.tasks.push(self.env.spawn(fence));
     }
 

@@ -523,6 +523,10 @@ fn h16_an_overlap_that_differs_is_refused_and_the_epoch_given_back() {
             (Event::CaptureDiffers("byte 3".into()), "release 1"),
             (Event::Done, "refused"),
             (Event::Done, "look"),
+            // What it is fed since, by another cell's takeover, makes nothing right.
+            (looked(replica(50, 2, 500)), "refused"),
+            (Event::Done, "look"),
+            (looked(replica(51, 2, 500)), "acquire"),
         ],
     );
 }
@@ -698,6 +702,10 @@ fn catches_the_planted_bugs_of_the_takeover() {
         (
             "h16_what_is_not_there_is_not_promoted",
             "h16_promote_without_link",
+        ),
+        (
+            "h16_an_overlap_that_differs_is_refused_and_the_epoch_given_back",
+            "poison_is_forgotten",
         ),
         (
             "resuming_is_decided_by_the_grants_own_record",

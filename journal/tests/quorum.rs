@@ -10,6 +10,9 @@
 mod cluster;
 
 use cluster::{REPLID, RUN_ID, Trio, append, bytes, outcome, send, tail};
+use redoubt_env::Env;
+use redoubt_journal::raft::{MetadataStore, Node, NodeConfig};
+use redoubt_journal::segment::{ClusterMembershipSeed, Options, SeedMember};
 use redoubt_proto::v1;
 use redoubt_types::Chain;
 
@@ -246,4 +249,69 @@ async fn a_lineage_needs_its_epoch_and_the_tail_and_is_told_to_readers() {
         panic!("{events:?}")
     };
     assert_eq!(start.lineage.len(), 2);
+}
+
+/// Whoever asks for a bootstrap may leave at any moment of it. Repeated, it is the success that it was only if Raft runs; a
+/// node whose Raft was begun and not finished ends instead, and is whole when it is started again.
+#[tokio::test]
+async fn h06_a_bootstrap_whose_caller_left_is_finished_or_the_node_ends() {
+    let env = Env::real();
+    let (mut unbegun, mut finished, mut ended) = (0, 0, 0);
+    let mut completed = false;
+    for steps in 0.. {
+        if completed {
+            break;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let config = || NodeConfig {
+            name: "n0".to_owned(),
+            address: cluster::free_address(),
+            dir: dir.path().to_owned(),
+            storage: Options::default(),
+            metadata: MetadataStore::Sled,
+        };
+        let node = Node::open(env.clone(), config()).await.unwrap();
+        let seed = ClusterMembershipSeed {
+            cluster: "ab".repeat(16).parse().unwrap(),
+            replid: REPLID.parse().unwrap(),
+            members: vec![SeedMember {
+                node: node.identity().node,
+                name: "n0".to_owned(),
+                address: node.config().address.clone(),
+            }],
+        };
+        {
+            let mut left = std::pin::pin!(node.bootstrap(seed.clone()));
+            for _ in 0..steps {
+                completed = futures_util::poll!(left.as_mut()).is_ready();
+                if completed {
+                    break;
+                }
+                // What it waits for happens meanwhile, so that the next step is another one.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        let begun = node.identity().cluster.is_some();
+        match node.bootstrap(seed.clone()).await {
+            Ok(()) => {
+                assert_ne!(node.role(), "not bootstrapped", "after {steps} steps");
+                (unbegun, finished) = (unbegun + usize::from(!begun), finished + usize::from(begun));
+                node.shutdown().await;
+            }
+            Err(why) => {
+                ended += 1;
+                let error = env
+                    .timeout(std::time::Duration::from_secs(5), node.failed())
+                    .await;
+                assert!(error.unwrap().to_string().contains(&why), "after {steps} steps");
+                node.shutdown().await;
+                drop(node);
+                let node = Node::open(env.clone(), config()).await.unwrap();
+                assert_ne!(node.role(), "not bootstrapped", "after {steps} steps");
+                node.shutdown().await;
+            }
+        }
+    }
+    println!("{unbegun} begun anew, {finished} finished, {ended} ended");
+    assert!(unbegun > 0 && finished > 0 && ended > 0, "not every case was met");
 }

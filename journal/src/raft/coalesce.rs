@@ -27,7 +27,8 @@ struct State<S> {
     held: Option<Request>,
 }
 
-/// `input` without the requests that later ones supersede.
+/// `input` without the requests that later ones supersede. Neither it nor `input` is polled in vain: both may be asked again
+/// after their end.
 pub(super) fn coalesced<S>(env: Env, input: S) -> impl Stream<Item = Request> + Send
 where
     S: Stream<Item = Request> + Send + Unpin + 'static,
@@ -35,7 +36,7 @@ where
     unfold(
         State {
             env,
-            input,
+            input: input.fuse(),
             held: None,
         },
         |mut state| async move {
@@ -43,6 +44,7 @@ where
             Some((request, state))
         },
     )
+    .fuse()
 }
 
 impl<S: Stream<Item = Request> + Unpin> State<S> {
@@ -126,6 +128,19 @@ mod tests {
         tx.send(request(6, 0)).await.unwrap();
         drop(tx);
         assert_eq!(told(&out.next().await.unwrap()), (6, 0));
+        assert!(out.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_may_be_asked_for_again() {
+        // Panics when it is polled behind its end, as openraft's own stream does.
+        let input = Box::pin(unfold(
+            Some(request(5, 0)),
+            |r| async move { r.map(|r| (r, None)) },
+        ));
+        let mut out = Box::pin(coalesced(Env::real(), input));
+        assert_eq!(told(&out.next().await.unwrap()), (5, 0));
+        assert!(out.next().await.is_none());
         assert!(out.next().await.is_none());
     }
 }

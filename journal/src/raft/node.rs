@@ -53,6 +53,20 @@ fn forward(f: &ForwardToLeader<TypeConfig>) -> ProposeError {
     }
 }
 
+/// Why a node ends whose Raft was begun and not finished.
+const START_CUT: &str = "its start was cut short; started again, this node goes on from its disk";
+
+/// Goes when Raft's start is cut short, by an error or because nobody waits for it any more. The node has to end then:
+/// what was cut may have voted, and a second start in this process would begin with the vote that was there
+/// before it, and could give another one in the same term (H5).
+struct Unfinished<'a>(&'a watch::Sender<bool>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
 /// A node of the journal.
 pub struct Node {
     env: Env,
@@ -63,6 +77,8 @@ pub struct Node {
     machine: Machine,
     raft: watch::Sender<Option<Raft>>,
     bootstrapping: tokio::sync::Mutex<()>,
+    /// Raft's start was begun and not finished: see [`Unfinished`].
+    start_cut: watch::Sender<bool>,
     genesis: Mutex<Option<Task<()>>>,
 }
 
@@ -86,6 +102,7 @@ impl Node {
             identity: Mutex::new(recovered.identity.clone()),
             raft: watch::Sender::new(None),
             bootstrapping: tokio::sync::Mutex::new(()),
+            start_cut: watch::Sender::new(false),
             genesis: Mutex::new(None),
             env,
             config,
@@ -135,6 +152,7 @@ impl Node {
     /// Waits until the node can't go on; it must end then.
     pub async fn failed(&self) -> NodeError {
         let mut storage = self.storage.failed();
+        let mut start_cut = self.start_cut.subscribe();
         let mut raft = self.raft.subscribe();
         let stopped = async {
             let Ok(Some(raft)) = raft.wait_for(Option::is_some).await.map(|r| r.clone()) else {
@@ -156,6 +174,7 @@ impl Node {
                 NodeError::Storage(failure.ok().and_then(|f| f.as_ref().map(ToString::to_string)).unwrap_or_default())
             }
             error = stopped => error,
+            _ = start_cut.wait_for(|cut| *cut) => NodeError::Raft(START_CUT.into()),
         }
     }
 
@@ -175,7 +194,8 @@ impl Node {
     }
 
     /// Makes this node a voter of a new cluster. The seed is durable before Raft starts and may vote; repeating
-    /// it with the same content is the success that it was.
+    /// it with the same content is the success that it was, or finishes what was cut: a caller that leaves may leave
+    /// between the two.
     ///
     /// # Errors
     /// A sentence for people, when the seed is not for this node or the node belongs to another cluster.
@@ -183,7 +203,9 @@ impl Node {
         let _one_at_a_time = self.bootstrapping.lock().await;
         let mut identity = self.identity().clone();
         match &identity.cluster {
-            Some(old) if *old == seed => return Ok(()),
+            Some(old) if *old == seed && self.raft.borrow().is_some() => return Ok(()),
+            Some(old) if *old == seed && *self.start_cut.borrow() => return Err(START_CUT.to_owned()),
+            Some(old) if *old == seed => return self.start_raft(&seed).await.map_err(|e| e.to_string()),
             Some(old) => {
                 return Err(format!(
                     "{} belongs to cluster {} already",
@@ -221,6 +243,7 @@ impl Node {
             cluster: seed.cluster,
             me,
         };
+        let unfinished = Unfinished(&self.start_cut);
         let store = LogStore::new(self.storage.clone(), &self.recovered);
         let config = Arc::new(raft_config(&seed.cluster.to_string()).map_err(|e| fatal(&e))?);
         let raft = Raft::new(me.get(), config, network, store, self.machine.clone())
@@ -251,6 +274,7 @@ impl Node {
         let keeper = propose_genesis(self.env.clone(), raft.clone(), self.machine.clone(), genesis);
         *self.genesis.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.env.spawn(keeper));
         self.raft.send_replace(Some(raft));
+        std::mem::forget(unfinished);
         Ok(())
     }
 

@@ -81,6 +81,15 @@ async fn h08_a_replica_that_is_ahead_of_a_restarted_node_waits_and_is_not_synced
     tokens.progress(100, SOON).await;
     cluster.dev("stop", "journal-1").await;
     tokens.progress(500, SOON).await;
+    // The replicas have more than node 1: also if it was what their replay read from.
+    let now = cluster.journal().describe(SOON).await.expect("a quorum answers");
+    for replica in cluster.of_kind("replica") {
+        eventually(&format!("{} ahead of node 1", replica.name), SOON, || async {
+            let at = offset_of(&cluster, &replica.name).await;
+            (at >= now.position.tail.get()).then_some(()).ok_or(at)
+        })
+        .await;
+    }
     let full_syncs = cluster.full_syncs();
 
     // Node 1 returns, and nobody is there who could tell it what it missed.

@@ -6,6 +6,7 @@ mod lab;
 use lab::{A_WHILE, Lab, Plan, SOON, session_on};
 use redoubt_proxy::session::EndReason;
 use redoubt_types::Offset;
+use redoubt_types::limits::PASSED_BYTES_MAX;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -396,4 +397,40 @@ async fn a_server_that_answers_with_no_fence_ends_the_session_after_a_while() {
         "{reason:?}"
     );
     client.expect_end().await;
+}
+
+#[tokio::test]
+async fn what_is_passed_between_two_fences_is_bounded() {
+    let mut lab = Lab::with(Plan {
+        fencing: false,
+        ..Plan::default()
+    })
+    .await;
+    lab.commit_ever();
+    let (mut large, mut small) = (lab.client().await, lab.client().await);
+    let value = "x".repeat(PASSED_BYTES_MAX as usize);
+    large
+        .send(format!(
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n",
+            value.len()
+        ))
+        .await;
+    lab.env.sleep(A_WHILE).await;
+    small.send("INCR n\r\n").await;
+    small.expect_silence().await;
+    let mut direct = lab.direct().await;
+    direct.send("EXISTS n\r\n").await;
+    direct.expect(":0\r\n").await;
+    lab.begin_fencing();
+    large.expect("+OK\r\n").await;
+    small.expect(":1\r\n").await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn catches_requests_that_are_passed_without_a_bound() {
+    redoubt_env::planted::assert_catches(
+        "what_is_passed_between_two_fences_is_bounded",
+        "passed_without_bound",
+    );
 }

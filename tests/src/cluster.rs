@@ -226,6 +226,14 @@ impl DevCluster {
         self.signal(name, rustix::process::Signal::KILL)
     }
 
+    /// SIGKILL for all of `names`, one right after the other; waits until the supervisor has started them again.
+    pub async fn kill_all(&self, names: &[&str]) {
+        let killed: Vec<_> = names.iter().map(|name| (*name, self.kill(name))).collect();
+        for (name, pid) in killed {
+            self.restarted(name, pid).await;
+        }
+    }
+
     /// Waits until the supervisor has started `name` again as another process than `old`.
     pub async fn restarted(&self, name: &str, old: u32) {
         crate::eventually(&format!("a restart of {name}"), Duration::from_secs(30), || {
@@ -257,6 +265,13 @@ impl DevCluster {
         let args = ["rebuild", "--endpoints", &endpoints, "--into", &target.address()];
         let (code, out, err) = self.redoubt(&args).await;
         assert_eq!(code, 0, "redoubt rebuild: {out}{err}");
+    }
+
+    /// A new server that was rebuilt from the journal alone, over a replica link.
+    pub async fn rebuilt(&self) -> crate::Server {
+        let fresh = crate::Server::start(&[]).await;
+        self.rebuild_into(&fresh).await;
+        fresh
     }
 
     /// Stops everything in order and waits for it.

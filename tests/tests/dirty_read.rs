@@ -6,7 +6,7 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Raw, Server, Tokens, assert_catches, connect, eventually};
+use redoubt_tests::{DevCluster, Options, Raw, Tokens, assert_catches, connect, eventually};
 use rustix::process::Signal;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -129,13 +129,6 @@ impl Dice {
     }
 }
 
-async fn kill_all(cluster: &DevCluster, names: &[&str]) {
-    let killed: Vec<_> = names.iter().map(|name| (*name, cluster.kill(name))).collect();
-    for (name, pid) in killed {
-        cluster.restarted(name, pid).await;
-    }
-}
-
 /// The leader and another node stand still, the master goes on writing, and then all that may know of it dies.
 async fn disaster(cluster: &DevCluster, dice: &mut Dice) {
     let leader = cluster.leader().await;
@@ -146,7 +139,7 @@ async fn disaster(cluster: &DevCluster, dice: &mut Dice) {
         cluster.signal(name, Signal::STOP);
     }
     dice.pause(300, 2000).await;
-    kill_all(cluster, &["master-1", "proxy-1", &leader, other]).await;
+    cluster.kill_all(&["master-1", "proxy-1", &leader, other]).await;
 }
 
 #[tokio::test]
@@ -168,7 +161,7 @@ async fn no_reader_ever_sees_what_the_journal_does_not_hold() {
         match dice.roll(8) {
             0 => disaster(&cluster, &mut dice).await,
             1 | 2 => {
-                kill_all(&cluster, &[&one]).await;
+                cluster.kill_all(&[&one]).await;
             }
             3 | 4 => {
                 cluster.signal(&one, Signal::STOP);
@@ -182,7 +175,7 @@ async fn no_reader_ever_sees_what_the_journal_does_not_hold() {
                 cluster.signal(&one, Signal::CONT);
                 cluster.signal(&next, Signal::CONT);
             }
-            _ => kill_all(&cluster, &[&one, &next]).await,
+            _ => cluster.kill_all(&[&one, &next]).await,
         }
         tokens.progress(100, Duration::from_secs(60)).await;
     }
@@ -195,8 +188,7 @@ async fn no_reader_ever_sees_what_the_journal_does_not_hold() {
         outcome.acked_count(),
         outcome.outage
     );
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
     cluster.down().await;
 }

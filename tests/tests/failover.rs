@@ -9,7 +9,7 @@
 
 use redoubt_client::Description;
 use redoubt_tests::{
-    DevCluster, Marker, Options, Server, Tokens, assert_catches, connect, eventually, info_field, wait_equal,
+    DevCluster, Marker, Options, Tokens, assert_catches, connect, eventually, info_field, wait_equal,
 };
 use redoubt_types::Epoch;
 use rustix::process::Signal;
@@ -193,8 +193,7 @@ async fn nothing_is_missing(cluster: &DevCluster, tokens: Tokens) {
     outcome.assert_kept_by(&mut proxy).await;
     let mut master = connect(cluster.port("master-1")).await;
     wait_equal(&mut master, &mut connect(cluster.port("replica-1")).await).await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     let mut fresh = fresh.connect().await;
     outcome.assert_kept_by(&mut fresh).await;
     wait_equal(&mut master, &mut fresh).await;

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use redoubt_client::{AppendError, AppendStart, Grant, Position, WriterError};
 use redoubt_resp::stream::encode_command;
 use redoubt_tests::{
-    DevCluster, Options, Raw, Server, Tokens, assert_catches, connect, eventually, served, wait_equal,
+    DevCluster, Options, Raw, Tokens, assert_catches, connect, eventually, served, wait_equal,
 };
 use redoubt_types::{HolderId, WallTime};
 use rustix::process::Signal;
@@ -58,8 +58,7 @@ async fn assert_all_kept(cluster: &DevCluster, tokens: Tokens) {
     let mut master = connect(cluster.port("master-1")).await;
     let mut replica = connect(cluster.port("replica-1")).await;
     wait_equal(&mut master, &mut replica).await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     let mut fresh = fresh.connect().await;
     wait_equal(&mut master, &mut fresh).await;
     outcome.assert_kept_by(&mut fresh).await;
@@ -242,8 +241,7 @@ async fn h01_of_writers_that_race_for_the_epoch_one_gets_it_and_the_others_are_f
     cluster.signal("proxy-1", Signal::CONT);
     tokens.progress(50, Duration::from_secs(60)).await;
     let outcome = tokens.stop().await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     let mut fresh = fresh.connect().await;
     outcome.assert_kept_by(&mut fresh).await;
     let stolen: bool = redis::cmd("EXISTS")

@@ -7,8 +7,8 @@
 )]
 
 use redoubt_tests::{
-    DevCluster, Options, Raw, Server, Tokens, assert_catches, connect, contains, eventually, info_field,
-    served, try_connect,
+    DevCluster, Options, Raw, Tokens, assert_catches, connect, contains, eventually, info_field, served,
+    try_connect,
 };
 use redoubt_types::Epoch;
 use std::time::{Duration, Instant};
@@ -227,8 +227,7 @@ async fn h11_a_capture_link_killed_from_outside_goes_on_at_the_next_byte() {
     assert_eq!(cluster.full_syncs(), full_syncs);
     assert_eq!(info_field(&mut master, "stats", "sync_full").await, "0");
     let outcome = tokens.stop().await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
     cluster.down().await;
 }

@@ -8,8 +8,7 @@
 
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
-    DevCluster, Marker, Options, Raw, Server, Tokens, assert_catches, connect, eventually, info_field,
-    wait_equal,
+    DevCluster, Marker, Options, Raw, Tokens, assert_catches, connect, eventually, info_field, wait_equal,
 };
 use redoubt_types::Epoch;
 use rustix::process::Signal;
@@ -133,8 +132,7 @@ async fn h13_a_cut_capture_whose_backlog_was_overrun_ends_in_a_server_that_is_fe
     let backlog = info_field(&mut master, "replication", "repl_backlog_size").await;
     assert_eq!(backlog, (256 << 20).to_string());
     wait_equal(&mut master, &mut replica).await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     let mut fresh = fresh.connect().await;
     wait_equal(&mut master, &mut fresh).await;
     outcome.assert_kept_by(&mut fresh).await;

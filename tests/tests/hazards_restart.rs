@@ -7,8 +7,7 @@
 )]
 
 use redoubt_tests::{
-    DevCluster, Options, Server, Tokens, assert_catches, connect, eventually, info_field, try_connect,
-    wait_equal,
+    DevCluster, Options, Tokens, assert_catches, connect, eventually, info_field, try_connect, wait_equal,
 };
 use rustix::process::Signal;
 use std::time::Duration;
@@ -68,8 +67,7 @@ async fn assert_nothing_lost(cluster: &DevCluster, tokens: Tokens) {
     for replica in cluster.of_kind("replica") {
         wait_equal(&mut master, &mut connect(cluster.port(&replica.name)).await).await;
     }
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
     wait_equal(&mut master, &mut fresh.connect().await).await;
 }

@@ -7,8 +7,8 @@
 )]
 
 use redoubt_tests::{
-    DevCluster, Marker, Options, Raw, Server, assert_catches, connect, contains, eventually, info_field,
-    served, take_over_and_write, try_connect, wait_equal,
+    DevCluster, Marker, Options, Raw, assert_catches, connect, contains, eventually, info_field, served,
+    take_over_and_write, try_connect, wait_equal,
 };
 use rustix::process::Signal;
 use std::time::Duration;
@@ -70,8 +70,7 @@ async fn until_served(cluster: &DevCluster) {
 async fn assert_list(cluster: &DevCluster, wanted: &[&str]) {
     let (master, replica) = (cluster.port("master-1"), cluster.port("replica-1"));
     wait_equal(&mut connect(master).await, &mut connect(replica).await).await;
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     wait_equal(&mut connect(master).await, &mut fresh.connect().await).await;
     for port in [master, replica, fresh.port] {
         assert_eq!(list_of(port).await, wanted);

@@ -8,8 +8,7 @@
 
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
-    DevCluster, Options, Server, Tokens, assert_catches, assert_equal, connect, eventually, served,
-    wait_equal,
+    DevCluster, Options, Tokens, assert_catches, assert_equal, connect, eventually, served, wait_equal,
 };
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -90,8 +89,7 @@ async fn h07_a_record_that_rots_on_one_disk_is_read_from_another() {
 
     let after = served(&cluster.journal()).await;
     assert!(after.starts_with(&before), "the journal serves something else");
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     assert_equal(&mut master, &mut fresh.connect().await).await;
     // A replica that lost its data is fed from the beginning, by a replay that says where it could not read.
     cluster.dev("stop", "replica-1").await;
@@ -170,8 +168,7 @@ async fn h07_a_node_whose_old_record_rotted_does_not_start_and_says_what_to_do()
     .await;
     let outcome = tokens.stop().await;
     assert_eq!(outcome.broken, 0);
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
     cluster.down().await;
 }

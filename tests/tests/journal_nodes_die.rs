@@ -6,7 +6,7 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Raw, Server, Tokens, Watched, assert_catches, eventually};
+use redoubt_tests::{DevCluster, Options, Raw, Tokens, Watched, assert_catches, eventually};
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
@@ -24,8 +24,7 @@ fn never_restarts() -> Options {
 
 /// What the clients remember is there, exactly once, in a server that was rebuilt from the journal alone.
 async fn assert_nothing_lost(cluster: &DevCluster, outcome: &redoubt_tests::Outcome) {
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
 }
 

@@ -7,7 +7,7 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Outcome, Server, Tokens, assert_catches, connect, info_field};
+use redoubt_tests::{DevCluster, Options, Outcome, Tokens, assert_catches, connect, info_field};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -16,14 +16,6 @@ const AGAIN: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 3;
 /// The journal first: whoever is acknowledged after that was acknowledged without it.
 const JOURNAL_AND_PROXY: [&str; 4] = ["journal-1", "journal-2", "journal-3", "proxy-1"];
-
-/// `kill -9` of all of `names`, one right after the other, and waits until the supervisor has started them again.
-async fn kill(cluster: &DevCluster, names: &[&'static str]) {
-    let killed: Vec<_> = names.iter().map(|name| (*name, cluster.kill(name))).collect();
-    for (name, pid) in killed {
-        cluster.restarted(name, pid).await;
-    }
-}
 
 /// Which process the master is, and which history it writes.
 async fn history(cluster: &DevCluster) -> (String, String) {
@@ -43,8 +35,7 @@ async fn assert_kept(cluster: &DevCluster, outcome: &Outcome) {
         outcome.outage,
         outcome.broken
     );
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     outcome.assert_kept_by(&mut fresh.connect().await).await;
     outcome
         .assert_kept_by(&mut connect(cluster.port("master-1")).await)
@@ -58,7 +49,7 @@ async fn proxy_and_all_nodes_killed_at_once_lose_nothing_and_cost_no_full_sync()
     tokens.progress(500, SOON).await;
     let (full_syncs, before) = (cluster.full_syncs(), history(&cluster).await);
     for round in 0..ROUNDS {
-        kill(&cluster, &JOURNAL_AND_PROXY).await;
+        cluster.kill_all(&JOURNAL_AND_PROXY).await;
         tokens.progress(500, AGAIN).await;
         let acked = tokens.acked();
         println!("round {round}: served again, {acked} acknowledged so far");
@@ -93,7 +84,7 @@ async fn everything_killed_at_once_loses_nothing() {
     tokens.progress(500, SOON).await;
     let everything = [&JOURNAL_AND_PROXY[..], &["master-1", "replica-1", "replay-1"]].concat();
     for round in 0..ROUNDS {
-        kill(&cluster, &everything).await;
+        cluster.kill_all(&everything).await;
         tokens.progress(500, AGAIN).await;
         let acked = tokens.acked();
         println!("round {round}: served again, {acked} acknowledged so far");

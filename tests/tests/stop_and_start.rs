@@ -54,13 +54,6 @@ async fn write_all_types(conn: &mut MultiplexedConnection) {
     set.exec_async(conn).await.unwrap();
 }
 
-/// A server outside the cluster that holds what the journal holds now.
-async fn picture(cluster: &DevCluster) -> Server {
-    let server = Server::start(&[]).await;
-    cluster.rebuild_into(&server).await;
-    server
-}
-
 /// Master and replica hold what `before` holds, and clients are served it.
 async fn assert_all_there(cluster: &DevCluster, before: &Server) {
     let mut before = before.connect().await;
@@ -120,7 +113,7 @@ async fn stopped_in_order_under_load_and_started_again_nothing_is_synced_anew() 
         let mut exists = redis::cmd("EXISTS");
         let there: bool = exists.arg("short").query_async(&mut proxy).await.unwrap();
         assert!(!there, "a key outlived its time because nobody ran");
-        assert_all_there(&cluster, &picture(&cluster).await).await;
+        assert_all_there(&cluster, &cluster.rebuilt().await).await;
     }
     let mut get = redis::cmd("GET");
     let mut proxy = connect(cluster.port("proxy-1")).await;
@@ -141,7 +134,7 @@ fn catches_servers_that_are_stopped_without_a_save() {
 async fn stopped_and_started_without_a_write_nothing_changes() {
     let mut cluster = DevCluster::start(Options::default()).await;
     write_all_types(&mut connect(cluster.port("proxy-1")).await).await;
-    let before = picture(&cluster).await;
+    let before = cluster.rebuilt().await;
     for _ in 0..2 {
         cluster.down().await;
         cluster.up().await;
@@ -196,7 +189,7 @@ async fn a_directory_whose_supervisor_was_killed_can_be_used_again() {
             let list = format!("tokens:orphans:{w}");
             redis::cmd("DEL").arg(list).exec_async(&mut proxy).await.unwrap();
         }
-        assert_all_there(&cluster, &picture(&cluster).await).await;
+        assert_all_there(&cluster, &cluster.rebuilt().await).await;
     }
 
     // `dev down` ends them as well, when nobody is to go on.

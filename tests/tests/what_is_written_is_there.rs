@@ -2,7 +2,7 @@
 //! anywhere.
 #![allow(clippy::disallowed_methods, reason = "tests drive real clocks")]
 
-use redoubt_tests::{DevCluster, Options, Server, connect, info_field, wait_equal};
+use redoubt_tests::{DevCluster, Options, connect, info_field, wait_equal};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -81,8 +81,7 @@ async fn after_every_redis_benchmark_master_replica_and_journal_are_equal() {
     )
     .await;
     // And so is a server that was rebuilt from the journal alone.
-    let fresh = Server::start(&[]).await;
-    cluster.rebuild_into(&fresh).await;
+    let fresh = cluster.rebuilt().await;
     wait_equal(&mut master, &mut fresh.connect().await).await;
     cluster.down().await;
 }

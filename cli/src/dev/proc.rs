@@ -122,14 +122,11 @@ pub(crate) fn is_alive(files: &dyn Files, identity: &Identity) -> bool {
 /// Whether a child that was not reaped yet is gone or was killed: it may take its time until what it writes is
 /// written, and does nothing any more.
 pub(crate) fn is_dying(files: &dyn Files, pid: u32) -> bool {
-    let read = |name| {
-        let content = plain_files::read(files, &proc_file(pid, name)).unwrap_or_default();
-        String::from_utf8_lossy(&content).into_owned()
-    };
-    let Some(stat) = parse_stat(&read("stat")) else {
+    let Some(stat) = stat(files, pid) else {
         return true;
     };
-    matches!(stat.state, 'Z' | 'X') || stat.flags & EXITING != 0 || kill_is_pending(&read("status"))
+    let status = plain_files::read(files, &proc_file(pid, "status")).unwrap_or_default();
+    stat.flags & EXITING != 0 || kill_is_pending(&String::from_utf8_lossy(&status))
 }
 
 /// Whether /proc/PID/status tells of a SIGKILL that was sent, to the thread or to the process.

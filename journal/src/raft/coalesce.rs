@@ -76,30 +76,15 @@ impl<S: Stream<Item = Request> + Unpin> State<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::{entry_from_disk, log_id, vote_of};
-    use crate::segment::{LogId, LogRecord, RecordKind};
-    use bytes::Bytes;
+    use crate::raft::types::{blank, log_id, vote_of};
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
     fn request(committed: u64, entries: u64) -> Request {
-        let entry = |i| {
-            let id = LogId {
-                term: 1,
-                leader: 0,
-                index: 10 + i,
-            };
-            entry_from_disk(LogRecord {
-                id,
-                kind: RecordKind::Blank,
-                payload: Bytes::new(),
-            })
-            .unwrap()
-        };
         AppendEntriesRequest {
             vote: vote_of(1, 1, true),
             prev_log_id: Some(log_id(1, 9)),
-            entries: (0..entries).map(entry).collect(),
+            entries: (0..entries).map(|i| blank(10 + i)).collect(),
             leader_commit: Some(log_id(1, committed)),
         }
     }

@@ -193,23 +193,7 @@ fn no_snapshots(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::{entry_from_disk, log_id};
-    use crate::segment::{LogId as DiskId, LogRecord, RecordKind};
-    use bytes::Bytes;
-
-    fn blank(index: u64) -> Entry {
-        let id = DiskId {
-            term: 1,
-            leader: 0,
-            index,
-        };
-        entry_from_disk(LogRecord {
-            id,
-            kind: RecordKind::Blank,
-            payload: Bytes::new(),
-        })
-        .unwrap()
-    }
+    use crate::raft::types::{blank, log_id};
 
     #[test]
     fn h07_an_entry_behind_a_gap_is_never_applied() {

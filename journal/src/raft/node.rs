@@ -203,9 +203,15 @@ impl Node {
         let _one_at_a_time = self.bootstrapping.lock().await;
         let mut identity = self.identity().clone();
         match &identity.cluster {
-            Some(old) if *old == seed && self.raft.borrow().is_some() => return Ok(()),
-            Some(old) if *old == seed && *self.start_cut.borrow() => return Err(START_CUT.to_owned()),
-            Some(old) if *old == seed => return self.start_raft(&seed).await.map_err(|e| e.to_string()),
+            Some(old) if *old == seed => {
+                if self.raft.borrow().is_some() {
+                    return Ok(());
+                }
+                if *self.start_cut.borrow() {
+                    return Err(START_CUT.to_owned());
+                }
+                return self.start_raft(&seed).await.map_err(|e| e.to_string());
+            }
             Some(old) => {
                 return Err(format!(
                     "{} belongs to cluster {} already",

@@ -195,6 +195,15 @@ const WIRE_BLANK: u32 = 0;
 const WIRE_NORMAL: u32 = 1;
 const WIRE_MEMBERSHIP: u32 = 2;
 
+/// An entry of term 1 that says nothing, for tests.
+#[cfg(test)]
+pub(super) fn blank(index: u64) -> Entry {
+    Entry {
+        log_id: log_id(1, index),
+        payload: EntryPayload::Blank,
+    }
+}
+
 pub(super) fn entry_to_wire(entry: &Entry) -> v1::RaftEntry {
     let (kind, payload) = parts(entry);
     let kind = match kind {

@@ -39,7 +39,7 @@ enum Meaning {
 /// session's any more, when its offset goes back, or when it answers, and with no fence, for `failing_max`.
 pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
     // Without fences nothing is ever released: the session must not outlive this task, however that ends.
-    let end = EndWith(Arc::clone(&session));
+    let _end = EndWith(Arc::clone(&session));
     let mut fencer = Fencer {
         session: &session,
         env: &env,
@@ -52,7 +52,6 @@ pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
         _ = session.wait_end() => {}
         reason = fencer.fence_batches() => session.end(reason),
     }
-    drop(end);
 }
 
 /// Ends the session when it goes.

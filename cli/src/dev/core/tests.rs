@@ -140,12 +140,8 @@ fn the_dead_are_started_again_after_the_delay_and_both_are_published() {
     assert!(world.pid("master-1").is_some());
 }
 
-fn start(part: usize, ticket: Ticket) -> Event {
-    Event::Start {
-        part,
-        ticket,
-        dying: false,
-    }
+fn start(part: usize, ticket: Ticket, dying: bool) -> Event {
+    Event::Start { part, ticket, dying }
 }
 
 #[test]
@@ -153,14 +149,9 @@ fn who_starts_what_was_just_killed_gets_the_next_process() {
     for restart in [Restart::Never, Restart::After(SECOND)] {
         let mut world = World::healthy(restart);
         let (part, old) = (world.at("journal-2"), world.pid("journal-2"));
-        let dying = |ticket| Event::Start {
-            part,
-            ticket,
-            dying: true,
-        };
-        assert_eq!(world.happens(dying(Ticket(1))), []);
+        assert_eq!(world.happens(start(part, Ticket(1), true)), []);
         assert!(matches!(
-            world.happens(dying(Ticket(2)))[..],
+            world.happens(start(part, Ticket(2), true))[..],
             [Action::Answer(Ticket(2), Err(_))]
         ));
         let gone = world.dies("journal-2");
@@ -175,11 +166,7 @@ fn who_starts_what_was_just_killed_gets_the_next_process() {
 fn who_starts_what_is_then_stopped_is_told() {
     let mut world = World::healthy(Restart::Never);
     let part = world.at("journal-2");
-    world.happens(Event::Start {
-        part,
-        ticket: Ticket(1),
-        dying: true,
-    });
+    world.happens(start(part, Ticket(1), true));
     world.happens(Event::Stop {
         part,
         ticket: Ticket(2),
@@ -200,7 +187,7 @@ fn never_means_never_until_somebody_asks() {
     assert_eq!(world.core.due(), None);
     assert_eq!(world.passes(SECOND * 100), []);
     let part = world.at("journal-2");
-    let asked = world.happens(start(part, Ticket(1)));
+    let asked = world.happens(start(part, Ticket(1), false));
     assert_eq!(world.spawned(&asked), ["journal-2"]);
     assert!(
         asked
@@ -344,7 +331,7 @@ fn nothing_is_started_while_everything_ends() {
     world.dies("proxy-1");
     world.happens(Event::End);
     let part = world.at("proxy-1");
-    let asked = world.happens(start(part, Ticket(1)));
+    let asked = world.happens(start(part, Ticket(1), false));
     assert!(matches!(asked[..], [Action::Answer(Ticket(1), Err(_))]));
     assert_eq!(world.happens(Event::Bootstrapped), []);
 }

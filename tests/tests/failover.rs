@@ -156,6 +156,11 @@ async fn kill_and_wait(
         run_after,
         "what serves is not what was recorded"
     );
+    assert_eq!(
+        Some(session.epoch),
+        after.writer.epoch,
+        "the epoch serves without having named its server"
+    );
     let mut master = connect(cluster.port("master-1")).await;
     let replid = info_field(&mut master, "replication", "master_replid").await;
     assert_eq!(

@@ -230,7 +230,7 @@ fn writer(description: &Description, now: WallTime) -> WriterView {
 }
 
 /// A session serves once its epoch's replid is in the lineage. One that was resumed brings no replid; it serves for
-/// sure once it has written something.
+/// sure once something was written, a PING within ten seconds if nothing else.
 fn session_state(writer: &Writer, description: &Description) -> &'static str {
     let Some(session) = writer.session.as_ref().filter(|s| Some(s.epoch) == writer.epoch) else {
         return "none";

@@ -13,7 +13,7 @@ use crate::session::{EndReason, Session};
 use futures_util::FutureExt;
 use keeper::LeaseKeeper;
 use redoubt_client::{AppendError, Appended, Appender};
-use redoubt_types::{BootTime, Offset};
+use redoubt_types::Offset;
 use std::sync::Arc;
 
 /// One session's appends.
@@ -33,10 +33,10 @@ impl Append {
         }
     }
 
-    /// Sends what is to go out of `buffer` at `now`, as far as there is room.
-    pub fn push_from(&mut self, buffer: &mut DoubleBuffer, now: BootTime) {
+    /// Sends what is to go out of `buffer`, as far as there is room.
+    pub fn push_from(&mut self, buffer: &mut DoubleBuffer) {
         while self.appender.has_room()
-            && let Some(cut) = buffer.next_cut(now)
+            && let Some(cut) = buffer.next_cut()
         {
             self.appender.push(cut.payload, cut.captured);
         }

@@ -5,13 +5,12 @@
 //! journal, the more goes out at once: a group commit that sizes itself. Promises that every entry is *whole
 //! groups* or *a fragment of exactly one group* that is larger than an entry may be (H3), that entries in
 //! order are the captured bytes, and that what is captured and not committed is bounded. Knows no socket, no
-//! journal and no clock; when the buffers change places exactly is [`Pace`]'s.
+//! journal and no clock.
 
-use super::pace::Pace;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::planted;
 use redoubt_resp::stream::{StreamError, StreamScanner};
-use redoubt_types::{BootTime, Db, Offset, WallTime};
+use redoubt_types::{Db, Offset, WallTime};
 use std::collections::VecDeque;
 
 /// Room that is made for one read, bytes: what a socket's buffer holds of a busy master.
@@ -62,9 +61,6 @@ pub struct DoubleBuffer {
     captured_at: WallTime,
     committed: Offset,
     backpressure: bool,
-    /// Groups that ended in what is not in flight.
-    waiting_groups: u64,
-    pace: Pace,
     /// Kept between calls for its allocation.
     group_ends: Vec<usize>,
 }
@@ -87,8 +83,6 @@ impl DoubleBuffer {
             captured_at: WallTime::default(),
             committed: start,
             backpressure: false,
-            waiting_groups: 0,
-            pace: Pace::default(),
             group_ends: Vec::new(),
         }
     }
@@ -117,7 +111,6 @@ impl DoubleBuffer {
             .scanner
             .scan(&self.open[from..], |group| ends.push(from + group.end));
         self.scanned = self.open.len();
-        self.waiting_groups += ends.len() as u64;
         let mut cut_before = 0;
         for end in &ends {
             cut_before += self.group_ended(end - cut_before);
@@ -181,11 +174,9 @@ impl DoubleBuffer {
     }
 
     /// The next entry to go out, if it is time for one.
-    pub fn next_cut(&mut self, now: BootTime) -> Option<Cut> {
+    pub fn next_cut(&mut self) -> Option<Cut> {
         if self.in_flight.is_empty() && self.committed >= self.in_flight_end {
-            let waiting = self.whole > 0 || !self.filling.is_empty();
-            // Fragments do not wait for company: their group is large enough.
-            if !waiting || (self.filling.is_empty() && !self.pace.is_due(self.waiting_groups, now)) {
+            if self.whole == 0 && self.filling.is_empty() {
                 return None;
             }
             self.cut(if planted::on("h03_part_of_a_group") {
@@ -195,36 +186,21 @@ impl DoubleBuffer {
             });
             std::mem::swap(&mut self.in_flight, &mut self.filling);
             self.in_flight_end = self.cut_end;
-            self.pace.sent(std::mem::take(&mut self.waiting_groups), now);
         }
         self.in_flight.pop_front()
-    }
-
-    /// From now on whole groups go out as soon as nothing is in flight.
-    pub fn hurry(&mut self) {
-        self.pace.hurry();
-    }
-
-    /// When to ask [`DoubleBuffer::next_cut`] again although nothing else happened.
-    pub fn due_at(&self) -> Option<BootTime> {
-        let waits = self.whole > 0 && self.in_flight.is_empty() && self.committed >= self.in_flight_end;
-        self.pace.due_at().filter(|_| waits)
     }
 
     /// The journal has committed everything up to `end`.
     ///
     /// # Panics
     /// When `end` lies beyond what was captured, which only a bug can cause.
-    pub fn committed_to(&mut self, end: Offset, now: BootTime) {
+    pub fn committed_to(&mut self, end: Offset) {
         assert!(
             end <= self.captured,
             "committed up to {end}, but captured only up to {}",
             self.captured
         );
         self.committed = self.committed.max(end);
-        if self.in_flight.is_empty() && self.committed >= self.in_flight_end {
-            self.pace.landed(self.waiting_groups, now);
-        }
     }
 
     /// End of what was captured.
@@ -291,7 +267,7 @@ mod tests {
     }
 
     fn drain(buffer: &mut DoubleBuffer) -> Vec<Bytes> {
-        std::iter::from_fn(|| buffer.next_cut(BootTime::default()))
+        std::iter::from_fn(|| buffer.next_cut())
             .map(|cut| cut.payload)
             .collect()
     }
@@ -306,14 +282,14 @@ mod tests {
         push(&mut b, &ping);
         push(&mut b, &ping);
         assert_eq!(drain(&mut b).len(), 0, "the first is not committed");
-        b.committed_to(Offset::new(100 + ping.len() as u64), BootTime::default());
+        b.committed_to(Offset::new(100 + ping.len() as u64));
         assert_eq!(
             drain(&mut b),
             [[ping.clone(), ping.clone()].concat()],
             "both as one entry"
         );
         assert!(!b.is_drained());
-        b.committed_to(b.captured(), BootTime::default());
+        b.committed_to(b.captured());
         assert!(b.is_drained());
     }
 
@@ -323,7 +299,7 @@ mod tests {
         let (ping, set) = (command(&[b"PING"]), command(&[b"SET", b"k", b"v"]));
         push(&mut b, &[&ping[..], &set[..5]].concat());
         assert_eq!(drain(&mut b).concat(), ping);
-        b.committed_to(Offset::new(ping.len() as u64), BootTime::default());
+        b.committed_to(Offset::new(ping.len() as u64));
         assert_eq!(drain(&mut b).len(), 0);
         assert!(b.is_drained(), "half a group is nothing to wait for");
         push(&mut b, &set[5..]);
@@ -342,7 +318,7 @@ mod tests {
             "before it is complete"
         );
         push(&mut b, &[&big[100..], &ping[..]].concat());
-        b.committed_to(Offset::new(ping.len() as u64 + 64), BootTime::default());
+        b.committed_to(Offset::new(ping.len() as u64 + 64));
         out.extend(drain(&mut b));
         let rest = big.len() - 128;
         assert_eq!(
@@ -363,12 +339,12 @@ mod tests {
             pushed += ping.len() as u64;
         }
         assert!((2000..2000 + ping.len() as u64).contains(&pushed));
-        b.committed_to(Offset::new(pushed - 500), BootTime::default());
+        b.committed_to(Offset::new(pushed - 500));
         assert!(
             b.backpressure(Offset::ZERO) && b.may_read(),
             "half is not below half"
         );
-        b.committed_to(Offset::new(pushed - 499), BootTime::default());
+        b.committed_to(Offset::new(pushed - 499));
         assert!(!b.backpressure(Offset::ZERO));
     }
 
@@ -379,7 +355,7 @@ mod tests {
         assert!(b.backpressure(Offset::new(1001)) && b.may_read());
         let ping = command(&[b"PING"]);
         push(&mut b, &ping);
-        b.committed_to(Offset::new(ping.len() as u64), BootTime::default());
+        b.committed_to(Offset::new(ping.len() as u64));
         assert!(
             b.backpressure(Offset::new(1001)),
             "what is captured is committed, what is written is not"
@@ -438,7 +414,7 @@ mod tests {
                 let take = cuts[round % cuts.len()].min(stream.len() - at);
                 push(&mut b, &stream[at..at + take]);
                 at += take;
-                while let Some(cut) = b.next_cut(BootTime::default()) {
+                while let Some(cut) = b.next_cut() {
                     prop_assert!((1..=BOUNDS.entry_max).contains(&cut.payload.len()));
                     prop_assert!(well_cut(&mut scanner, &cut.payload));
                     sent.extend_from_slice(&cut.payload);
@@ -446,7 +422,7 @@ mod tests {
                 }
                 let answers = if at == stream.len() { unanswered.len() } else { commits[round % commits.len()] };
                 for end in unanswered.drain(..answers.min(unanswered.len())) {
-                    b.committed_to(end, BootTime::default());
+                    b.committed_to(end);
                 }
                 round += 1;
             }

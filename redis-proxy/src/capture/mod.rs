@@ -10,7 +10,6 @@ pub mod acks;
 pub mod buffer;
 pub mod link;
 pub mod overlap;
-pub mod pace;
 
 use crate::append::Append;
 use crate::session::{EndReason, Session};
@@ -71,8 +70,6 @@ enum Woken {
     Appended(Result<Offset, EndReason>),
     Heard(Heard),
     Beat,
-    /// The filling buffer has waited long enough.
-    Due,
 }
 
 enum Heard {
@@ -141,8 +138,7 @@ impl Capture {
         let mut stop = pin!(stop);
         let mut beat = pin!(env.sleep(Duration::ZERO));
         loop {
-            append.push_from(&mut self.buffer, self.env.now());
-            let due_at = self.buffer.due_at();
+            append.push_from(&mut self.buffer);
             let woken = tokio::select! {
                 // The end first, then what makes room, then what fills it.
                 biased;
@@ -150,7 +146,6 @@ impl Capture {
                 () = &mut stop => Woken::Stopped(EndReason::Shutdown),
                 appended = append.next() => Woken::Appended(appended),
                 () = &mut beat => Woken::Beat,
-                () = until(&env, due_at) => Woken::Due,
                 heard = hear(&mut self.source, &mut self.buffer) => Woken::Heard(heard),
             };
             let done = match woken {
@@ -160,7 +155,6 @@ impl Capture {
                     Ok(())
                 }
                 Woken::Appended(Err(reason)) => Err(reason),
-                Woken::Due => Ok(()),
                 Woken::Beat => {
                     beat.set(env.sleep(ACK_EVERY));
                     self.beat().await;
@@ -220,9 +214,8 @@ impl Capture {
     }
 
     async fn committed(&mut self, end: Offset) {
-        let now = self.env.now();
-        self.buffer.committed_to(end, now);
-        self.acks.committed(end >= self.buffer.captured(), now);
+        self.buffer.committed_to(end);
+        self.acks.committed(end >= self.buffer.captured(), self.env.now());
         self.ack().await;
     }
 
@@ -256,11 +249,10 @@ impl Capture {
 
     /// Reads what the server has sent already, and waits until all whole groups of it are committed.
     async fn drain(&mut self, append: &mut Append) {
-        self.buffer.hurry();
         loop {
             // Lets the network be looked at, so that "nothing there" means that.
             tokio::task::yield_now().await;
-            append.push_from(&mut self.buffer, self.env.now());
+            append.push_from(&mut self.buffer);
             let read = match &mut self.source {
                 Source::Link(link) if self.buffer.may_read() => link.read(self.buffer.space()).now_or_never(),
                 _ => None,
@@ -278,14 +270,6 @@ impl Capture {
                 Err(_) => return,
             }
         }
-    }
-}
-
-/// Waits until `at`; for ever if there is no such moment.
-async fn until(env: &Env, at: Option<BootTime>) {
-    match at {
-        Some(at) => env.sleep_until(at).await,
-        None => pending().await,
     }
 }
 

@@ -291,7 +291,8 @@ impl Takeover {
             return Action::Prepare(run_id);
         }
         if look.resumable(&path.past) && self.unresumable != Some(look.server.run_id) {
-            return self.capture(path, look, true);
+            // The record names the same process as the one before: to whoever asks, not to the protocol.
+            return self.record_session(path, look);
         }
         if look.is_known(&path.past) {
             return self.demote(&look, &path.past);
@@ -374,6 +375,9 @@ impl Takeover {
     fn session_recorded(&mut self, path: Path, look: Box<Look>) -> Action {
         if planted::on("record_after_noone") {
             return self.capture(path, look, false);
+        }
+        if look.is_master() {
+            return self.capture(path, look, true);
         }
         self.promote(path, look.server.run_id)
     }

@@ -243,8 +243,9 @@ fn a_restarted_proxy_resumes_its_live_master() {
             // 40 bytes of backlog reach back to 490: 10 before the tail.
             (
                 looked(master(50, 2, Some((1, 0)), 530)),
-                "capture 2 at 500 overlap 10",
+                "record session 2 at 500",
             ),
+            (Event::Done, "capture 2 at 500 overlap 10"),
             (Event::Captured(id(2)), "serve 2 under 2"),
         ],
     );
@@ -262,8 +263,9 @@ fn a_proxy_killed_before_the_lineage_record_resumes_by_the_second_replid() {
             (granted(2, now()), "look"),
             (
                 looked(master(50, 3, Some((2, 500)), 514)),
-                "capture 2 at 500 overlap 26",
+                "record session 2 at 500",
             ),
+            (Event::Done, "capture 2 at 500 overlap 26"),
             (Event::Captured(id(3)), "record lineage 3 from 500"),
             (Event::Done, "serve 2 under 3"),
         ],
@@ -300,7 +302,8 @@ fn a_resume_that_is_not_continued_demotes() {
             (live(), "describe"),
             (described(now()), "acquire"),
             (granted(2, now()), "look"),
-            (live(), "capture 2 at 500 overlap 0"),
+            (live(), "record session 2 at 500"),
+            (Event::Done, "capture 2 at 500 overlap 0"),
             (Event::CaptureRefused("+FULLRESYNC".into()), "begin again"),
             (Event::Done, "look"),
             (live(), "describe"),

@@ -251,6 +251,82 @@ async fn a_lineage_needs_its_epoch_and_the_tail_and_is_told_to_readers() {
     assert_eq!(start.lineage.len(), 2);
 }
 
+/// A leader that still takes itself for one, while its voters have voted in a later term: what it says of the tail could be
+/// older than what another leader has acknowledged since.
+#[tokio::test]
+async fn h08_a_leader_whose_voters_have_voted_in_a_later_term_vouches_for_nothing() {
+    use redoubt_proto::v1::raft_client::RaftClient;
+    const LATER: u64 = 1_000_000;
+    let mut trio = Trio::start().await;
+    let (leader, _) = trio.acquire(7).await;
+    let members = trio.bootstrap_request().await.members;
+    let id_of = |address: &str| members.iter().find(|m| m.address == address).unwrap().node_id;
+    let ids: Vec<u64> = trio.nodes.iter().map(|n| id_of(&n.address)).collect();
+    let voters: Vec<usize> = (0..3).filter(|i| *i != leader).collect();
+    let envelope = |from: usize, to: usize| v1::RaftEnvelope {
+        cluster_id: trio.cluster_id.clone(),
+        from_node: ids[from],
+        to_node: ids[to],
+    };
+    let client = |i: usize| RaftClient::connect(format!("http://{}", trio.nodes[i].address));
+    let mut asked = client(leader).await.unwrap();
+    let read = v1::RaftReadIndexRequest {
+        envelope: Some(envelope(voters[0], leader)),
+    };
+    let before = asked.read_index(read.clone()).await.unwrap().into_inner();
+    assert!(before.read.is_some(), "a leader in peace: {before:?}");
+    // Both vote for one of them, as they would for a candidate whose log is ahead of theirs.
+    for voter in &voters {
+        let vote = v1::RaftVoteRequest {
+            envelope: Some(envelope(voters[0], *voter)),
+            vote: Some(v1::RaftVoteState {
+                term: LATER,
+                node: ids[voters[0]],
+                committed: false,
+            }),
+            last: Some(v1::RaftLogId {
+                term: LATER - 1,
+                index: LATER,
+            }),
+            leadership_transfer: true,
+        };
+        let answer = client(*voter)
+            .await
+            .unwrap()
+            .vote(vote)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(answer.vote.unwrap().term, LATER, "it did not vote: {answer:?}");
+        let current = v1::RaftCurrentVoteRequest {
+            envelope: Some(envelope(leader, *voter)),
+        };
+        let answer = client(*voter).await.unwrap().current_vote(current).await.unwrap();
+        assert_eq!(answer.into_inner().vote.unwrap().term, LATER);
+    }
+    let answer = asked.read_index(read).await.unwrap().into_inner();
+    let elected_anew = answer.read.is_some_and(|read| read.term > LATER);
+    assert!(answer.read.is_none() || elected_anew, "{answer:?}");
+    // What is asked of another cluster's or another incarnation's node is not answered (H6).
+    let mut other = envelope(leader, voters[0]);
+    other.to_node += 1;
+    let request = v1::RaftCurrentVoteRequest {
+        envelope: Some(other),
+    };
+    let answer = client(voters[0])
+        .await
+        .unwrap()
+        .current_vote(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answer.vote.is_none() && answer.refused.is_some(), "{answer:?}");
+    drop(asked);
+    for node in &mut trio.nodes {
+        node.stop().await;
+    }
+}
+
 /// Whoever asks for a bootstrap may leave at any moment of it. Repeated, it is the success that it was only if Raft runs; a
 /// node whose Raft was begun and not finished ends instead, and is whole when it is started again.
 #[tokio::test]

@@ -10,6 +10,7 @@ mod log_store;
 mod machine;
 mod network;
 mod node;
+mod read_index;
 mod service;
 mod types;
 

@@ -20,10 +20,11 @@ use redoubt_proto::v1;
 use redoubt_proto::v1::raft_client::RaftClient;
 use redoubt_types::limits::{GRPC_MESSAGE_BYTES_MAX, RPC_DEADLINE};
 use redoubt_types::{ClusterId, NodeId};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
 
@@ -90,10 +91,36 @@ pub(super) fn envelope(cluster: ClusterId, from: NodeId, to: u64) -> v1::RaftEnv
     }
 }
 
-pub(super) fn raft_client(env: &Env, address: &str) -> RaftClient<Channel> {
+fn raft_client(env: &Env, address: &str) -> RaftClient<Channel> {
     RaftClient::new(crate::server::channel(env, address))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+}
+
+/// Peers by address, for calls that are not replication. A connection is made once, and again when it breaks.
+pub(super) struct Peers {
+    env: Env,
+    clients: Mutex<BTreeMap<String, RaftClient<Channel>>>,
+}
+
+impl Peers {
+    pub(super) fn new(env: Env) -> Self {
+        Peers {
+            env,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// The peer at `address`.
+    pub(super) fn at(&self, address: &str) -> RaftClient<Channel> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(address) {
+            return client.clone();
+        }
+        let client = raft_client(&self.env, address);
+        clients.insert(address.to_owned(), client.clone());
+        client
+    }
 }
 
 fn unreachable(status: tonic::Status) -> RPCError<TypeConfig> {

@@ -3,15 +3,15 @@
 use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_config};
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
-use super::network::{Network, envelope, raft_client};
-use super::types::{Data, LogId, Peer, TypeConfig, log_id_from_wire};
+use super::network::{Network, Peers};
+use super::types::{Data, Peer, TypeConfig};
 use crate::append::{Command, Genesis, Verdict};
 use crate::segment::{ClusterMembershipSeed, Identity, LogRecord, ReadError, Recovered, Storage};
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use openraft::{ReadPolicy, ServerState};
 use redoubt_env::{Env, Task};
 use redoubt_proto::v1;
 use redoubt_types::NodeId;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-type Raft = openraft::Raft<TypeConfig, Machine>;
+pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// How often a node looks whether the journal's first entry is still to be proposed.
 const GENESIS_EVERY: Duration = Duration::from_millis(100);
@@ -75,6 +75,7 @@ pub struct Node {
     recovered: Recovered,
     identity: Mutex<Identity>,
     machine: Machine,
+    peers: Peers,
     raft: watch::Sender<Option<Raft>>,
     bootstrapping: tokio::sync::Mutex<()>,
     /// Raft's start was begun and not finished: see [`Unfinished`].
@@ -99,6 +100,7 @@ impl Node {
         }
         let node = Arc::new(Node {
             machine: Machine::new(env.clone()),
+            peers: Peers::new(env.clone()),
             identity: Mutex::new(recovered.identity.clone()),
             raft: watch::Sender::new(None),
             bootstrapping: tokio::sync::Mutex::new(()),
@@ -284,8 +286,13 @@ impl Node {
         Ok(())
     }
 
-    fn raft(&self) -> Result<Raft, ProposeError> {
+    pub(super) fn raft(&self) -> Result<Raft, ProposeError> {
         self.raft.borrow().clone().ok_or(ProposeError::NotBootstrapped)
+    }
+
+    /// Peers, for calls that are not replication.
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Raft, if a peer's request was meant for this incarnation of this cluster.
@@ -403,75 +410,6 @@ impl Node {
         verdict
             .map_err(|e| ProposeError::NotReady(e.to_string()))?
             .map(Ok)
-    }
-
-    /// Asks a quorum, through the leader, and waits until this node has applied all that was acknowledged
-    /// before the question.
-    ///
-    /// # Errors
-    /// When no quorum vouches within [`RPC_DEADLINE`].
-    pub async fn confirm(&self) -> Result<(), ProposeError> {
-        let asked = self.env.timeout(RPC_DEADLINE, async {
-            let read = if self.raft()?.is_leader() {
-                self.read_index_as_leader().await
-            } else {
-                self.read_index_of_leader().await
-            }?;
-            let mut progress = self.progress();
-            let caught_up = progress.wait_for(|p| p.applied_end > read.index).await;
-            caught_up
-                .map(drop)
-                .map_err(|_| ProposeError::NotReady("the node ends".into()))
-        });
-        asked
-            .await
-            .map_err(|e| ProposeError::NotReady(format!("no quorum answered: {e}")))?
-    }
-
-    pub(super) async fn read_index_as_leader(&self) -> Result<LogId, ProposeError> {
-        let raft = self.raft()?;
-        let (read, _) =
-            raft.get_read_log_id(ReadPolicy::ReadIndex)
-                .await
-                .map_err(|e| match e.forward_to_leader() {
-                    Some(f) => forward(f),
-                    None => ProposeError::NotReady(e.to_string()),
-                })?;
-        Ok(*read.log_id())
-    }
-
-    async fn read_index_of_leader(&self) -> Result<LogId, ProposeError> {
-        let raft = self.raft()?;
-        let (leader, address) = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let no_leader = || ProposeError::NotReady("no leader is known".into());
-            let id = metrics.current_leader.ok_or_else(no_leader)?;
-            let peer = metrics
-                .membership_config
-                .membership()
-                .get_node(&id)
-                .ok_or_else(no_leader)?;
-            (id, peer.address.clone())
-        };
-        let envelope = {
-            let identity = self.identity();
-            let seed = identity.cluster.as_ref().ok_or(ProposeError::NotBootstrapped)?;
-            envelope(seed.cluster, identity.node, leader)
-        };
-        let request = v1::RaftReadIndexRequest {
-            envelope: Some(envelope),
-        };
-        let answer = raft_client(&self.env, &address).read_index(request).await;
-        let answer = answer
-            .map_err(|e| ProposeError::NotReady(e.to_string()))?
-            .into_inner();
-        match (answer.read, answer.refused) {
-            (Some(read), None) => Ok(log_id_from_wire(&read)),
-            (_, why) => Err(ProposeError::NotReady(
-                why.unwrap_or_else(|| "the leader's answer is empty".into()),
-            )),
-        }
     }
 }
 

@@ -203,4 +203,20 @@ impl Raft for RaftService {
         };
         Ok(Response::new(v1::RaftReadIndexResponse { read, refused }))
     }
+
+    async fn current_vote(
+        &self,
+        request: Request<v1::RaftCurrentVoteRequest>,
+    ) -> Result<Response<v1::RaftCurrentVoteResponse>, Status> {
+        let result = async {
+            let raft = self.node.meant_for_us(request.into_inner().envelope.as_ref())?;
+            let vote = raft.with_raft_state(|state| *state.vote_ref()).await;
+            vote.map_err(|fatal| fatal.to_string())
+        };
+        let (vote, refused) = match result.await {
+            Ok(vote) => (Some(vote_to_wire(&vote)), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Response::new(v1::RaftCurrentVoteResponse { vote, refused }))
+    }
 }

@@ -52,6 +52,8 @@ pub struct Takeover {
     phase: Phase,
     /// The last epoch that was granted to this process.
     last_epoch: Option<Epoch>,
+    /// Another process may have served since this one did (H10).
+    foreign_past: bool,
     /// The process whose backlog is set.
     prepared: Option<RunId>,
     /// A live master that can't be resumed: capture was refused once, and would be again.
@@ -70,6 +72,7 @@ impl Takeover {
             replay,
             phase: Phase::Idle,
             last_epoch: None,
+            foreign_past: true,
             prepared: None,
             unresumable: None,
             poisoned: None,
@@ -262,13 +265,10 @@ impl Takeover {
         } else {
             own
         };
-        let foreign_past = self.last_epoch.map(Epoch::next) != Some(grant.epoch);
+        // An epoch of its own that came to nothing does not make the one before it its own.
+        self.foreign_past |= self.last_epoch.map(Epoch::next) != Some(grant.epoch);
         self.last_epoch = Some(grant.epoch);
-        self.phase = Phase::Beginning(Path {
-            grant,
-            past,
-            foreign_past,
-        });
+        self.phase = Phase::Beginning(Path { grant, past });
         Action::Look
     }
 
@@ -427,9 +427,7 @@ impl Takeover {
         if planted::on("serve_before_lineage") {
             return self.serve(path, run_id, replid);
         }
-        // A resumed server is the last session's own: its clock is the last one's.
-        let foreign_past = path.foreign_past && !resumes;
-        self.record_lineage(Path { foreign_past, ..path }, run_id, replid)
+        self.record_lineage(path, run_id, replid)
     }
 
     fn record_lineage(&mut self, path: Path, run_id: RunId, replid: ReplId) -> Action {
@@ -448,7 +446,7 @@ impl Takeover {
         let lease_ms = u64::try_from(path.grant.previous_lease.as_millis()).unwrap_or(u64::MAX);
         let passed_at = path.grant.previous_wall.ms().saturating_add(lease_ms);
         let missing = Duration::from_millis(passed_at.saturating_sub(t.wall.ms()));
-        if !path.foreign_past || missing.is_zero() {
+        if !self.foreign_past || missing.is_zero() {
             return self.serve(path, run_id, replid);
         }
         let pause = missing.min(WALL_WAIT_MAX);
@@ -464,6 +462,7 @@ impl Takeover {
 
     fn serve(&mut self, path: Path, run_id: RunId, replid: ReplId) -> Action {
         self.phase = Phase::Serving(run_id);
+        self.foreign_past = false;
         Action::Serve(Box::new(Serving {
             grant: path.grant,
             run_id,

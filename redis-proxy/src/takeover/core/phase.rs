@@ -11,8 +11,6 @@ pub(super) struct Path {
     pub(super) grant: Grant,
     /// What resuming is decided by: the grant's own answer.
     pub(super) past: Past,
-    /// The previous epoch was held by another process, whose clock may be ahead of ours (H10).
-    pub(super) foreign_past: bool,
 }
 
 impl Path {

@@ -675,6 +675,63 @@ fn h10_a_new_cell_waits_for_the_last_ones_clock() {
 }
 
 #[test]
+fn h10_an_own_epoch_that_came_to_nothing_does_not_hide_whose_clock_was_last() {
+    let grant = |e| {
+        let Event::Granted(mut g) = granted(e, past(record(1, 40, 500), &[(1, 0), (2, 0)], 500)) else {
+            panic!()
+        };
+        (g.previous_wall, g.previous_lease) = (WallTime::from_ms(1_000_500), Duration::from_secs(3));
+        Event::Granted(g)
+    };
+    let fed = || looked(replica(50, 2, 500));
+    play(
+        &mut Takeover::new(REPLAY.to_owned()),
+        vec![
+            (Event::Started, "look"),
+            (fed(), "acquire"),
+            (grant(2), "look"),
+            (fed(), "prepare"),
+            (Event::Done, "record session 2 at 500"),
+            (Event::Done, "promote 2 at 500"),
+            (Event::NotPromoted("its replay went".into()), "begin again"),
+            (Event::Done, "look"),
+            (fed(), "acquire"),
+            (grant(3), "look"),
+            (fed(), "record session 3 at 500"),
+            (Event::Done, "promote 2 at 500"),
+            (
+                Event::Promoted(Box::new(master(50, 3, Some((2, 500)), 500))),
+                "capture 2 at 500 overlap 40",
+            ),
+            (Event::Captured(id(3)), "record lineage 3 from 500"),
+            (Event::Done, "wait"),
+            (Event::Done, "serve 3 under 3"),
+        ],
+    );
+    // What a process left promoted before it had served anybody is no proof that the clock was its own either.
+    play(
+        &mut Takeover::new(REPLAY.to_owned()),
+        vec![
+            (Event::Started, "look"),
+            (looked(master(40, 3, Some((2, 500)), 514)), "describe"),
+            (
+                described(past(record(1, 40, 500), &[(1, 0), (2, 0)], 500)),
+                "acquire",
+            ),
+            (grant(2), "look"),
+            (
+                looked(master(40, 3, Some((2, 500)), 514)),
+                "record session 2 at 500",
+            ),
+            (Event::Done, "capture 2 at 500 overlap 26"),
+            (Event::Captured(id(3)), "record lineage 3 from 500"),
+            (Event::Done, "wait"),
+            (Event::Done, "serve 2 under 3"),
+        ],
+    );
+}
+
+#[test]
 fn failures_in_a_row_are_put_off_longer_and_longer() {
     let mut core = core();
     let mut pauses = Vec::new();

@@ -11,11 +11,13 @@ mod machine;
 mod network;
 mod node;
 mod read_index;
+mod repair;
 mod service;
 mod types;
 
 pub use config::{MetadataStore, NodeConfig, NodeError, ProposeError};
 pub use machine::{JournalState, Progress};
 pub use node::{Node, Proposed};
+pub use repair::{Repair, RepairService};
 pub use service::RaftService;
 pub use types::Peer;

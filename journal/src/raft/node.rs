@@ -4,6 +4,7 @@ use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_con
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
 use super::network::{Network, Peers};
+use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig};
 use crate::append::{Command, Genesis, Verdict};
 use crate::segment::{ClusterMembershipSeed, Identity, LogRecord, ReadError, Recovered, Storage};
@@ -15,7 +16,7 @@ use openraft::raft::ClientWriteResult;
 use redoubt_env::{Env, Task};
 use redoubt_proto::v1;
 use redoubt_types::NodeId;
-use redoubt_types::limits::RPC_DEADLINE;
+use redoubt_types::limits::{RAFT_BATCH_BYTES_MAX, RPC_DEADLINE};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -149,6 +150,15 @@ impl Node {
     /// When a record is damaged on this node's disk, or can't be read.
     pub async fn records(&self, start: u64, end: u64, max_bytes: u64) -> Result<Vec<LogRecord>, ReadError> {
         self.storage.read(start, end, max_bytes).await
+    }
+
+    /// Records from `first` to before `end`, for a peer that lacks them.
+    pub(super) async fn fetch(&self, first: u64, end: u64) -> Result<v1::RaftFetchResponse, String> {
+        // Before the read: what is committed by then is so for what is read.
+        let committed_end = self.progress().borrow().applied_end;
+        let before = first.checked_sub(1).and_then(|i| self.storage.log_id_at(i));
+        let records = self.records(first, end, RAFT_BATCH_BYTES_MAX as u64).await;
+        fetched(records.map_err(|e| e.to_string())?, before, committed_end)
     }
 
     /// Waits until the node can't go on; it must end then.

@@ -106,6 +106,14 @@ fn or_vote_refused(result: Result<v1::RaftVoteResponse, String>) -> Response<v1:
     }))
 }
 
+/// The answer to a node whose records can't be had from here.
+pub(super) fn fetch_refused(why: String) -> v1::RaftFetchResponse {
+    v1::RaftFetchResponse {
+        refused: Some(why),
+        ..Default::default()
+    }
+}
+
 #[tonic::async_trait]
 impl Raft for RaftService {
     type AppendEntriesStream = BoxStream<'static, Result<v1::RaftAppendResponse, Status>>;
@@ -202,6 +210,18 @@ impl Raft for RaftService {
             Err(why) => (None, Some(why)),
         };
         Ok(Response::new(v1::RaftReadIndexResponse { read, refused }))
+    }
+
+    async fn fetch_entries(
+        &self,
+        request: Request<v1::RaftFetchRequest>,
+    ) -> Result<Response<v1::RaftFetchResponse>, Status> {
+        let request = request.into_inner();
+        let result = async {
+            self.node.meant_for_us(request.envelope.as_ref())?;
+            self.node.fetch(request.first, request.end).await
+        };
+        Ok(Response::new(result.await.unwrap_or_else(fetch_refused)))
     }
 
     async fn current_vote(

@@ -9,12 +9,13 @@ use super::model::{Identity, LogRecord, Options, Vote};
 use super::persisted::{encode_identity, encode_vote};
 use super::slots::Slots;
 use super::state::{Shared, lock};
+use super::summary;
 use super::writer::Writer;
 use redoubt_env::files::DirLock;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use tokio::sync::watch;
 
 /// Called once, when what it was submitted with is durable or has failed. Must not block.
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) failed: watch::Sender<Option<Failure>>,
     pub(crate) options: Options,
     pub(crate) dir: PathBuf,
+    /// Weak: whoever closed the storage may open the metadata again.
+    metadata: Weak<dyn Metadata>,
 }
 
 type Answer = (Done, Result<(), Failure>);
@@ -72,6 +75,7 @@ type Answer = (Done, Result<(), Failure>);
 impl Core {
     pub(crate) fn new(io: Io, shared: Arc<Mutex<Shared>>, options: Options, dir: PathBuf) -> Self {
         Core {
+            metadata: Arc::downgrade(&io.metadata),
             queue: Mutex::default(),
             wake: Condvar::new(),
             io: Mutex::new(Some(io)),
@@ -79,6 +83,25 @@ impl Core {
             failed: watch::Sender::new(None),
             options,
             dir,
+        }
+    }
+
+    /// Forgets the summary of the segment that `index` should be in.
+    pub(crate) fn distrust(&self, index: u64) {
+        let found = lock(&self.shared).find(index);
+        let (Some((place, ..)), Some(metadata)) = (found, self.metadata.upgrade()) else {
+            return;
+        };
+        let segment = place.at.segment;
+        match metadata.remove(&summary::key(segment)) {
+            Ok(()) => tracing::error!(
+                index,
+                segment,
+                "a record rotted on this disk; the next start repairs it"
+            ),
+            Err(error) => {
+                tracing::error!(index, segment, %error, "a record rotted on this disk, and that can't be noted")
+            }
         }
     }
 

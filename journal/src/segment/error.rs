@@ -38,8 +38,9 @@ pub enum OpenError {
     /// A record that was durable is damaged: the disk has lost something that this node promised to keep.
     #[error(
         "{path} is damaged at byte {position} (log index {index}), where data was durable: this is no torn \
-         write. Nothing was changed. Check the disk; then either restore the file, or move the whole data \
-         directory away and let the node join again as a new one, while a majority of the others is healthy"
+         write. Nothing was changed. Check the disk. What is missing is fetched from the other nodes; if they don't \
+         have it, restore the file, or move the whole data directory away and let the node join again as a new one, \
+         while a majority of the others is healthy"
     )]
     Rot {
         /// The file.
@@ -145,6 +146,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    pub(crate) fn too_large(path: &Path) -> Failure {
+        Failure {
+            verb: "write",
+            path: path.to_owned(),
+            message: "it would be larger than 4 GiB".to_owned(),
+            kind: io::ErrorKind::FileTooLarge,
+        }
+    }
+
     pub(crate) fn new(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
         let path = path.to_owned();
         move |e| Failure {

@@ -2,25 +2,39 @@
 
 use super::error::{Failure, OpenError};
 use super::format::{FORMAT_VERSION, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::patch::PATCH_BIT;
 use redoubt_env::files::{File, Files, Mode};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const PREFIX: &str = "editlog-";
+const PATCH_PREFIX: &str = "patch-";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 const ZERO_SLICES_MAX: u64 = 64;
 
-/// Where segment `number` lies.
+/// Where segment `number` lies; a patch, if the number has [`PATCH_BIT`].
 pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("{PREFIX}{number:010}"))
+    match number & PATCH_BIT {
+        0 => dir.join(format!("{PREFIX}{number:010}")),
+        _ => dir.join(format!("{PATCH_PREFIX}{:010}", number & !PATCH_BIT)),
+    }
 }
 
 /// The number of the segment in the file `name`.
 pub(crate) fn number_of(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix(PREFIX)?;
+    number_behind(PREFIX, name)
+}
+
+/// The number of the patch in the file `name`, its [`PATCH_BIT`] set.
+pub(crate) fn patch_of(name: &str) -> Option<u32> {
+    number_behind(PATCH_PREFIX, name).map(|n| n | PATCH_BIT)
+}
+
+fn number_behind(prefix: &str, name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(prefix)?;
     (digits.len() == 10).then_some(())?;
-    digits.parse().ok()
+    digits.parse().ok().filter(|n| n & PATCH_BIT == 0)
 }
 
 /// Writes zeros from `from` up to `to`.

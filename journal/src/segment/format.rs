@@ -48,6 +48,8 @@ pub(crate) enum Follows {
     /// The one before had a torn end: the log goes on here from a byte of it, and what lies behind that byte
     /// is dead for ever. The header is written after everything before that byte was synced.
     Cut,
+    /// It is a patch: it continues a segment where that can't be read, and the segment goes on behind it.
+    Gap,
 }
 
 /// A segment's header block.
@@ -89,6 +91,7 @@ impl SegmentHeader {
                 Follows::Nothing => 0,
                 Follows::Seal => 1,
                 Follows::Cut => 2,
+                Follows::Gap => 3,
             },
         );
         put_u64(&mut b, 16, self.segment.into());
@@ -113,6 +116,7 @@ impl SegmentHeader {
                 0 => Follows::Nothing,
                 1 => Follows::Seal,
                 2 => Follows::Cut,
+                3 => Follows::Gap,
                 _ => return Err(HeaderError::Damaged),
             },
             previous_end: Position::from_u64(get_u64(b, 40)),

@@ -5,6 +5,7 @@
 
 use super::format::Position;
 use super::model::LogId;
+use super::patch::Patch;
 
 /// Bytes of log between two noted places: what a reader has to skip at most, besides one record.
 pub(crate) const PLACE_EVERY_BYTES: u32 = 64 * 1024;
@@ -132,6 +133,11 @@ impl Places {
         self.broken = true;
     }
 
+    /// A record is nowhere: the next one must have a place of its own.
+    pub(crate) fn miss(&mut self) {
+        self.broken = true;
+    }
+
     /// The place from which `index` is found, and the index up to which that place serves (exclusive).
     pub(crate) fn find(&self, index: u64) -> Option<(Place, u64)> {
         let next = self.list.partition_point(|p| p.first_index <= index);
@@ -157,6 +163,21 @@ impl SegmentLog {
     pub(crate) fn push(&mut self, id: LogId, at: Position) {
         self.ids.push(id);
         self.places.note(id.index, at);
+    }
+
+    /// A record that should be here and can't be read: its place in the log is kept, so that those behind it have theirs.
+    pub(crate) fn miss(&mut self, id: LogId) {
+        self.ids.push(id);
+        self.places.miss();
+    }
+
+    /// Whether the records of `patch` may come next, `before` being the log before this segment.
+    pub(crate) fn takes_all(&self, before: &LogIds, patch: &Patch) -> bool {
+        let ids = || patch.records.iter().map(|(id, _)| *id);
+        let dense = ids()
+            .zip(ids().skip(1))
+            .all(|(a, b)| b.index == a.index + 1 && b.term >= a.term);
+        dense && ids().next().is_none_or(|first| self.takes(before, first))
     }
 
     pub(crate) fn truncate(&mut self, first_removed: u64) {

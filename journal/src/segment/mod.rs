@@ -16,9 +16,12 @@ mod index;
 mod metadata;
 mod model;
 mod open;
+mod patch;
 mod persisted;
 mod reader;
 mod recover;
+mod salvage;
+mod scan;
 mod slots;
 mod state;
 mod storage;
@@ -34,4 +37,6 @@ pub use model::{
     ClusterMembershipSeed, Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, RecordKind,
     Recovered, SeedMember, Vote,
 };
+pub use patch::Gap;
+pub use salvage::Salvage;
 pub use storage::Storage;

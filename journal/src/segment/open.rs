@@ -3,27 +3,24 @@
 use super::core::{Core, Io};
 use super::error::{Failure, OpenError};
 use super::file;
-use super::format::Kind;
-use super::format::{
-    Follows, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::LogIndex;
 use super::metadata::Metadata;
 use super::model::{Identity, Options, Recovered};
 use super::persisted::{
     IDENTITY_MAGIC, VOTE_MAGIC, decode_identity, decode_vote, encode_identity, encode_vote,
 };
-use super::recover::{self, Cursor, End, Image, Verdict};
+use super::recover::Cursor;
+use super::scan::{Found, Scan, rotten};
 use super::slots::Slots;
 use super::state::Shared;
-use super::summary::{self, Summary};
 use super::writer::{Active, Writer, first_bytes};
 use redoubt_env::Env;
-use redoubt_env::files::{DirLock, File, Files, Mode};
+use redoubt_env::files::{DirLock, Files, Mode};
 use redoubt_types::NodeId;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 const IDENTITY: &str = "identity";
@@ -90,7 +87,7 @@ pub(crate) fn open(
     ))
 }
 
-fn lock_dir(files: &dyn Files, dir: &Path) -> Result<Box<dyn DirLock>, OpenError> {
+pub(crate) fn lock_dir(files: &dyn Files, dir: &Path) -> Result<Box<dyn DirLock>, OpenError> {
     files.create_dir(dir).map_err(OpenError::io("create", dir))?;
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         files.sync_dir(parent).map_err(OpenError::io("sync", parent))?;
@@ -182,7 +179,11 @@ fn refuse_orphans(files: &dyn Files, dir: &Path, names: &[String]) -> Result<(),
     Ok(())
 }
 
-fn load_identity(files: &dyn Files, dir: &Path, name: &str) -> Result<(Slots, Identity), OpenError> {
+pub(crate) fn load_identity(
+    files: &dyn Files,
+    dir: &Path,
+    name: &str,
+) -> Result<(Slots, Identity), OpenError> {
     let path = dir.join(IDENTITY);
     let (slots, payload) = Slots::load(files, &path, IDENTITY_MAGIC)?;
     let identity = decode_identity(&payload).ok_or_else(|| garbled(&path))?;
@@ -223,24 +224,6 @@ fn from_failure(f: Failure) -> OpenError {
     }
 }
 
-/// A segment file that was found.
-struct Found {
-    header: SegmentHeader,
-    crc: u32,
-    path: PathBuf,
-    file: Arc<dyn File>,
-}
-
-impl Found {
-    fn image<'a>(&'a self, bytes: &'a [u8]) -> Image<'a> {
-        Image {
-            header: &self.header,
-            header_crc: self.crc,
-            bytes,
-        }
-    }
-}
-
 /// The log as recovered, ready to be written on.
 struct Log {
     index: LogIndex,
@@ -257,71 +240,29 @@ impl Log {
         node: NodeId,
         metadata: &dyn Metadata,
     ) -> Result<Log, OpenError> {
-        let files = &**env.files();
-        let segments = find(files, dir, node)?;
-        // What is read here may never have reached the disk: a process that was killed between a write and its
-        // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
-        // the last segment, and the seal of the one before; every earlier seal was synced before a record was
-        // written behind it.
-        for s in segments.iter().rev().take(2) {
-            s.file.sync_data().map_err(OpenError::io("sync", &s.path))?;
+        let scan = Scan::of(env, dir, node, metadata)?;
+        if let Some(gap) = scan.gaps.first() {
+            return Err(rotten(dir, gap));
         }
-        let mut index = LogIndex::default();
-        for i in 0..segments.len() {
-            let found = &segments[i];
-            let next = segments.get(i + 1);
-            if let Some(next) = next
-                && let Some(summary) = trusted_summary(found, next, metadata)
-                && index.absorb(&summary.log)
-            {
-                continue;
+        let found = &scan.last;
+        let active = if scan.cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
+            cut_here(env, dir, options, found, scan.end, &scan.index)?
+        } else {
+            Active {
+                file: found.file.clone(),
+                header: found.header,
+                end: scan.end,
+                file_bytes: scan.file_bytes,
+                log: scan.log,
             }
-            let bytes = file::read_all(&*found.file, &found.path)?;
-            let next_bytes = match next {
-                Some(next) if i + 2 == segments.len() => file::read_all(&*next.file, &next.path)?,
-                _ => Vec::new(),
-            };
-            let next_image = next.map(|n| n.image(&next_bytes));
-            let next_is_last = i + 2 == segments.len();
-            let image = found.image(&bytes);
-            let judged = recover::segment(&image, next_image.as_ref(), next_is_last, &index);
-            let (log, end) = judged.map_err(|v| refusal(dir, v))?;
-            if !index.absorb(&log) {
-                return Err(OpenError::Contradiction {
-                    path: found.path.clone(),
-                    what: "its records do not follow those of the segment before".to_owned(),
-                });
-            }
-            let End::Last { end, torn_bytes, cut } = end else {
-                continue;
-            };
-            let active = if cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
-                cut_here(env, dir, options, found, end, &index)?
-            } else {
-                let file_bytes = bytes.len() as u32;
-                Active {
-                    file: found.file.clone(),
-                    header: found.header,
-                    end,
-                    file_bytes,
-                    log,
-                }
-            };
-            // A segment behind this one was made for a seal that was never written; it is replaced.
-            let mut generations: BTreeMap<_, _> = segments[..=i]
-                .iter()
-                .map(|s| (s.header.segment, s.header.generation))
-                .collect();
-            generations.insert(active.header.segment, active.header.generation);
-            return Ok(Log {
-                index,
-                generations,
-                active,
-                torn_bytes,
-            });
-        }
-        Err(OpenError::Missing {
-            path: file::path_of(dir, segments.len() as u32 + 1),
+        };
+        let mut generations = scan.generations;
+        generations.insert(active.header.segment, active.header.generation);
+        Ok(Log {
+            index: scan.index,
+            generations,
+            active,
+            torn_bytes: scan.torn_bytes,
         })
     }
 }
@@ -361,85 +302,4 @@ fn cut_here(
         file_bytes,
         log: Default::default(),
     })
-}
-
-/// The segment files of `dir`, in order, each with a header that checks out.
-fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<Vec<Found>, OpenError> {
-    let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let mut segments: Vec<Found> = Vec::new();
-    for number in names.iter().filter_map(|n| file::number_of(n)) {
-        let path = file::path_of(dir, number);
-        let file = files
-            .open(&path, Mode::Write)
-            .map_err(OpenError::io("open", &path))?;
-        let (header, crc) = file::read_header(&*file, dir, number)?;
-        if header.node != node.get() {
-            let found = format!("node {:016x}", header.node);
-            return Err(OpenError::Foreign {
-                path,
-                found,
-                wanted: format!("node {node}"),
-            });
-        }
-        let wanted = segments.last().map_or(1, |s| s.header.segment + 1);
-        if number != wanted {
-            return Err(OpenError::Missing {
-                path: file::path_of(dir, wanted),
-            });
-        }
-        segments.push(Found {
-            header,
-            crc,
-            path,
-            file,
-        });
-    }
-    Ok(segments)
-}
-
-/// The summary of a sealed segment, if it is that of the file found.
-fn trusted_summary(found: &Found, next: &Found, metadata: &dyn Metadata) -> Option<Summary> {
-    let value = metadata.get(&summary::key(found.header.segment)).ok()??;
-    let summary = Summary::decode(&value, &found.header)?;
-    let expected = Position {
-        segment: found.header.segment,
-        offset: summary.end.offset,
-    };
-    if next.header.follows != Follows::Seal
-        || next.header.previous_end != expected
-        || next.header.previous_link != summary.end.link
-        || summary.sealed.next_generation != next.header.generation
-    {
-        return None;
-    }
-    let at = Position {
-        offset: summary.end.offset.checked_sub(RECORD_HEADER_BYTES)?,
-        ..expected
-    };
-    let mut seal = [0; RECORD_HEADER_BYTES as usize];
-    found.file.read_at(&mut seal, at.offset.into()).ok()?;
-    let (seal, crc) = RecordHeader::decode(&seal, found.header.generation, at)?;
-    (seal.kind == Kind::Seal && crc == summary.end.link).then_some(summary)
-}
-
-fn refusal(dir: &Path, verdict: Verdict) -> OpenError {
-    match verdict {
-        Verdict::Rot {
-            segment,
-            offset,
-            index,
-        } => OpenError::Rot {
-            path: file::path_of(dir, segment),
-            segment,
-            position: offset,
-            index,
-        },
-        Verdict::Contradiction { segment, what } => OpenError::Contradiction {
-            path: file::path_of(dir, segment),
-            what,
-        },
-        Verdict::Missing { segment } => OpenError::Missing {
-            path: file::path_of(dir, segment as u32),
-        },
-    }
 }

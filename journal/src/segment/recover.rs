@@ -13,6 +13,7 @@ use super::format::{
 };
 use super::index::{LogIndex, SegmentLog};
 use super::model::LogId;
+use super::patch::{Gap, Patch};
 
 /// A segment file's header and bytes.
 pub(crate) struct Image<'a> {
@@ -53,13 +54,24 @@ pub(crate) struct Walked {
     pub(crate) log: SegmentLog,
     pub(crate) end: Cursor,
     pub(crate) sealed: Option<Sealed>,
+    /// Where the last patch led to.
+    pub(crate) patched_to: Option<u32>,
+    /// The removals that were read: where, and of everything from which index on.
+    pub(crate) removals: Vec<(u32, u64)>,
+    /// Where records were read, and their terms; only where there are patches.
+    pub(crate) terms: Vec<(u32, u64)>,
 }
 
 /// What stopped recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Damage where data was durable.
-    Rot { segment: u32, offset: u32, index: u64 },
+    /// Damage where data was durable; with what would close it, unless what is around it does not tell.
+    Rot {
+        segment: u32,
+        offset: u32,
+        index: u64,
+        gap: Option<Gap>,
+    },
     /// Checksums are right, content isn't: a bug, or files of two histories in one directory.
     Contradiction { segment: u32, what: String },
     /// The segment that must follow is not there.
@@ -77,25 +89,54 @@ pub(crate) enum Tail {
     Rot,
 }
 
-/// Reads records from `from` on while they check out and link, up to `stop` if that is given.
+/// Reads records while they check out and link, up to `stop` if that is given. Where they don't, the newest of the
+/// `patches` that continues there goes on.
 ///
 /// # Errors
 /// A contradiction: a record with right checksums that does not fit behind `before`.
-pub(crate) fn walk(image: &Image<'_>, before: &LogIndex, stop: Option<u32>) -> Result<Walked, Verdict> {
+pub(crate) fn walk(
+    image: &Image<'_>,
+    before: &LogIndex,
+    stop: Option<u32>,
+    patches: &[Patch],
+) -> Result<Walked, Verdict> {
     let mut log = SegmentLog::default();
     let mut end = Cursor::start(image.header_crc);
-    let mut sealed = None;
+    let (mut sealed, mut patched_to) = (None, None);
+    let (mut removals, mut terms) = (Vec::new(), Vec::new());
     while sealed.is_none() && stop != Some(end.offset) {
         let at = Position {
             segment: image.header.segment,
             offset: end.offset,
         };
-        let Some((header, crc)) = record_at(image, at) else {
-            break;
+        let record = record_at(image, at).filter(|(header, _)| header.link == end.link);
+        let Some((header, crc)) = record else {
+            let mut newest_first = patches.iter().rev();
+            let Some(patch) = newest_first.find(|p| p.continues(image.header.generation, at, end.link))
+            else {
+                break;
+            };
+            let mut patched = log.clone();
+            if let Some(from) = patch.removes_from {
+                patched.truncate(from);
+            }
+            if !patched.takes_all(&before.ids, patch) {
+                break;
+            }
+            log = patched;
+            removals.extend(patch.removes_from.map(|from| (end.offset, from)));
+            for (id, place) in &patch.records {
+                match place {
+                    Some(place) => log.push(*id, *place),
+                    None => log.miss(*id),
+                }
+            }
+            // No reader can walk across, also where there was nothing but marks.
+            log.places.miss();
+            end = patch.resume;
+            patched_to = Some(end.offset);
+            continue;
         };
-        if header.link != end.link {
-            break;
-        }
         match header.kind {
             Kind::Log(_) => {
                 let id = LogId {
@@ -111,8 +152,14 @@ pub(crate) fn walk(image: &Image<'_>, before: &LogIndex, stop: Option<u32>) -> R
                     });
                 }
                 log.push(id, at);
+                if !patches.is_empty() {
+                    terms.push((end.offset, id.term));
+                }
             }
-            Kind::Truncate => log.truncate(header.index),
+            Kind::Truncate => {
+                log.truncate(header.index);
+                removals.push((end.offset, header.index));
+            }
             Kind::Mark => {}
             Kind::Seal => {
                 sealed = Some(Sealed {
@@ -128,11 +175,18 @@ pub(crate) fn walk(image: &Image<'_>, before: &LogIndex, stop: Option<u32>) -> R
             link: crc,
         };
     }
-    Ok(Walked { log, end, sealed })
+    Ok(Walked {
+        log,
+        end,
+        sealed,
+        patched_to,
+        removals,
+        terms,
+    })
 }
 
 /// The record at `at`, its payload checked too.
-fn record_at(image: &Image<'_>, at: Position) -> Option<(RecordHeader, u32)> {
+pub(crate) fn record_at(image: &Image<'_>, at: Position) -> Option<(RecordHeader, u32)> {
     let generation = image.header.generation;
     let bytes = image.bytes.get(at.offset as usize..)?;
     let (header, crc) = RecordHeader::decode(bytes, generation, at)?;
@@ -178,6 +232,116 @@ pub(crate) fn highest_mark(image: &Image<'_>, from: u32) -> Option<Position> {
         .max()
 }
 
+/// What would close the damage behind `walked`: where reading can go on, and which records are missing until then.
+/// `next` is the header behind this segment. `None` when there is nothing behind it.
+fn gap(image: &Image<'_>, next: Option<&SegmentHeader>, walked: &Walked, before: &LogIndex) -> Option<Gap> {
+    let segment = image.header.segment;
+    let from = Position {
+        segment,
+        offset: walked.end.offset,
+    };
+    let next_index = walked.log.next_index(&before.ids);
+    let gap = |resume: Cursor, end: Option<u64>, term_behind: Option<u64>| {
+        // It goes on below where it stopped: the removal of what is above is among what is missing.
+        let removes_from = end.filter(|end| *end < next_index);
+        let first = removes_from.unwrap_or(next_index);
+        let last = first.checked_sub(1);
+        Gap {
+            from,
+            from_link: walked.end.link,
+            resume,
+            generation: image.header.generation,
+            removes_from,
+            last: last.and_then(|i| walked.log.ids.get(i).or_else(|| before.ids.get(i))),
+            first,
+            end,
+            term_behind,
+            next_term: None,
+            removed_from: None,
+            before: None,
+        }
+    };
+    let next = next.filter(|n| n.previous_end.segment == segment && n.previous_end.offset > from.offset);
+    let limit = match next {
+        Some(n) if n.follows == Follows::Cut => n.previous_end.offset,
+        _ => image.bytes.len() as u32,
+    };
+    let (mut at, mut marks) = (from.offset + RECORD_ALIGN, None);
+    while at < limit {
+        let here = Position { segment, offset: at };
+        let Some((header, _)) = record_at(image, here) else {
+            at += RECORD_ALIGN;
+            continue;
+        };
+        let resume = Cursor {
+            offset: at,
+            link: header.link,
+        };
+        match follow(image, resume, limit) {
+            Told::Next(index, term) => return Some(gap(resume, Some(index), Some(term))),
+            Told::Removal(index) => return Some(gap(resume, Some(index.max(next_index)), None)),
+            Told::End(index) => return Some(gap(resume, Some(index), None)),
+            Told::Nothing(end) => {
+                marks = Some(resume);
+                at = end;
+            }
+        }
+    }
+    if let Some(next) = next {
+        let resume = Cursor {
+            offset: next.previous_end.offset,
+            link: next.previous_link,
+        };
+        return Some(gap(resume, Some(next.next_index), None));
+    }
+    // Nothing but marks, or headers without their payloads, behind it.
+    let behind = || {
+        let last = image.bytes.iter().rposition(|b| *b != 0)? as u32;
+        Some(Cursor {
+            offset: (last + 1).next_multiple_of(RECORD_ALIGN),
+            link: walked.end.link,
+        })
+    };
+    Some(gap(marks.or_else(behind)?, None, None))
+}
+
+/// What intact records behind damage tell of the index at which they go on.
+enum Told {
+    /// A record of this index and term.
+    Next(u64, u64),
+    /// Whatever came before: everything from this index on is removed.
+    Removal(u64),
+    /// The segment ends at this index.
+    End(u64),
+    /// They end here, and told nothing.
+    Nothing(u32),
+}
+
+/// Follows intact records from `from` until one tells where the log is.
+fn follow(image: &Image<'_>, from: Cursor, limit: u32) -> Told {
+    let mut end = from;
+    while end.offset < limit {
+        let at = Position {
+            segment: image.header.segment,
+            offset: end.offset,
+        };
+        let Some((header, crc)) = record_at(image, at).filter(|(h, _)| h.link == end.link) else {
+            break;
+        };
+        match header.kind {
+            Kind::Log(_) => return Told::Next(header.index, header.term),
+            Kind::Truncate => return Told::Removal(header.index),
+            Kind::Seal => return Told::End(header.index),
+            Kind::Mark => {}
+        }
+        end = Cursor {
+            offset: end.offset + header.span() as u32,
+            link: crc,
+        };
+    }
+    Told::Nothing(end.offset)
+}
+
 /// How one segment ends, the one behind it being known.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -185,6 +349,27 @@ pub(crate) enum End {
     Continued,
     /// The log ends here, and goes on at the cursor, in this file unless `cut`.
     Last { end: Cursor, torn_bytes: u64, cut: bool },
+}
+
+/// One segment as it was judged.
+pub(crate) struct Judged {
+    pub(crate) log: SegmentLog,
+    pub(crate) end: End,
+    /// As of [`Walked`].
+    pub(crate) removals: Vec<(u32, u64)>,
+    /// As of [`Walked`].
+    pub(crate) terms: Vec<(u32, u64)>,
+}
+
+impl Judged {
+    fn new(walked: Walked, end: End) -> Self {
+        Judged {
+            log: walked.log,
+            end,
+            removals: walked.removals,
+            terms: walked.terms,
+        }
+    }
 }
 
 /// Replays one segment and decides how it ends. `next` is the segment behind it, if there is one.
@@ -196,20 +381,26 @@ pub(crate) fn segment(
     next: Option<&Image<'_>>,
     next_is_last: bool,
     before: &LogIndex,
-) -> Result<(SegmentLog, End), Verdict> {
+    patches: &[Patch],
+) -> Result<Judged, Verdict> {
     let number = image.header.segment;
     let stop = match next.map(|n| n.header) {
         Some(n) if n.follows == Follows::Cut => Some(n.previous_end.offset),
         _ => None,
     };
-    let walked = walk(image, before, stop)?;
+    let walked = walk(image, before, stop, patches)?;
     let rot = |walked: &Walked| {
         let index = walked.log.next_index(&before.ids);
         Verdict::Rot {
             segment: number,
             offset: walked.end.offset,
             index,
+            gap: gap(image, next.map(|n| n.header), walked, before),
         }
+    };
+    let last = |walked: Walked, torn_bytes, cut| {
+        let end = walked.end;
+        Judged::new(walked, End::Last { end, torn_bytes, cut })
     };
     let Some(next) = next else {
         if let Some(sealed) = walked.sealed {
@@ -218,22 +409,8 @@ pub(crate) fn segment(
             });
         }
         return match judge_tail(image, walked.end.offset) {
-            Tail::Clean => Ok((
-                walked.log,
-                End::Last {
-                    end: walked.end,
-                    torn_bytes: 0,
-                    cut: false,
-                },
-            )),
-            Tail::Torn { bytes } => Ok((
-                walked.log,
-                End::Last {
-                    end: walked.end,
-                    torn_bytes: bytes,
-                    cut: true,
-                },
-            )),
+            Tail::Clean => Ok(last(walked, 0, false)),
+            Tail::Torn { bytes } => Ok(last(walked, bytes, true)),
             Tail::Rot => Err(rot(&walked)),
         };
     };
@@ -244,8 +421,10 @@ pub(crate) fn segment(
     if here == next.header.previous_end && walked.end.link == next.header.previous_link {
         let named = walked.sealed.map(|s| (s.next_segment, s.next_generation));
         let wanted = Some((next.header.segment.into(), next.header.generation));
-        if next.header.follows == Follows::Cut || named == wanted {
-            return Ok((walked.log, End::Continued));
+        // A patch that leads right here stands for the seal too.
+        let patched = walked.patched_to == Some(here.offset);
+        if next.header.follows == Follows::Cut || named == wanted || patched {
+            return Ok(Judged::new(walked, End::Continued));
         }
     }
     // The seal isn't here. Either the crash came between the next segment's creation and the seal's sync: then
@@ -268,22 +447,8 @@ pub(crate) fn segment(
         return Err(rot(&walked));
     }
     match judge_tail(image, walked.end.offset) {
-        Tail::Clean => Ok((
-            walked.log,
-            End::Last {
-                end: walked.end,
-                torn_bytes: 0,
-                cut: true,
-            },
-        )),
-        Tail::Torn { bytes } => Ok((
-            walked.log,
-            End::Last {
-                end: walked.end,
-                torn_bytes: bytes,
-                cut: true,
-            },
-        )),
+        Tail::Clean => Ok(last(walked, 0, true)),
+        Tail::Torn { bytes } => Ok(last(walked, bytes, true)),
         Tail::Rot => Err(rot(&walked)),
     }
 }

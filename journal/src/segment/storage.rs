@@ -243,7 +243,7 @@ impl Storage {
 
     async fn read_files(&self, start: u64, end: u64, bytes_max: u64) -> Result<Vec<LogRecord>, ReadError> {
         match &self.handle.reads {
-            Reads::Inline(reader) => lock(reader).read(start, end, bytes_max),
+            Reads::Inline(reader) => self.noted(lock(reader).read(start, end, bytes_max)),
             Reads::Thread(jobs) => {
                 let gone = || ReadError::Io {
                     index: start,
@@ -257,9 +257,18 @@ impl Storage {
                     answer,
                 };
                 jobs.send(job).map_err(|_| gone())?;
-                answered.await.map_err(|_| gone())?
+                self.noted(answered.await.map_err(|_| gone())?)
             }
         }
+    }
+
+    /// A segment in which damage was found is read as a whole at the next start, whatever its summary says: that is
+    /// when it is repaired.
+    fn noted<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(ReadError::Damaged { index }) = &read {
+            self.handle.core.distrust(*index);
+        }
+        read
     }
 
     /// As [`Storage::read`], but only from memory: `None` when that doesn't hold `start`.

@@ -134,7 +134,7 @@ fn the_golden_format_is_read() {
         header_crc,
         bytes: &bytes,
     };
-    let walked = walk(&image, &index::LogIndex::default(), None).unwrap();
+    let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
     assert_eq!(walked.end.offset as usize, bytes.len());
     assert_eq!(walked.sealed.unwrap().next_segment, 4);
     assert_eq!((walked.log.ids.first_index(), walked.log.ids.end), (Some(42), 44));
@@ -158,7 +158,7 @@ fn a_record_that_does_not_link_to_the_one_before_is_not_read() {
         header_crc,
         bytes: &bytes,
     };
-    let walked = walk(&image, &index::LogIndex::default(), None).unwrap();
+    let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
     assert_eq!(walked.end.offset, SEGMENT_HEADER_BYTES);
 }
 

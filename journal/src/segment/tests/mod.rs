@@ -5,6 +5,7 @@ mod golden;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod repair;
 mod torn_or_rotten;
 mod vote;
 

@@ -1,0 +1,268 @@
+//! Reading a whole data directory: what its segments and patches hold, and what of it is missing.
+//!
+//! Promises to change nothing. Whether a missing range was torn or rotted is [`recover`]'s to decide.
+
+use super::error::OpenError;
+use super::file;
+use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader};
+use super::index::{LogIndex, SegmentLog};
+use super::metadata::Metadata;
+use super::patch::{self, Gap, Patch};
+use super::recover::{self, Cursor, End, Image, Judged, Verdict};
+use super::summary::{self, Summary};
+use redoubt_env::Env;
+use redoubt_env::files::{File, Files, Mode};
+use redoubt_types::NodeId;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A segment file that was found.
+pub(crate) struct Found {
+    pub(crate) header: SegmentHeader,
+    crc: u32,
+    path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+}
+
+impl Found {
+    fn image<'a>(&'a self, bytes: &'a [u8]) -> Image<'a> {
+        Image {
+            header: &self.header,
+            header_crc: self.crc,
+            bytes,
+        }
+    }
+}
+
+/// What the files hold, nothing in them being changed.
+pub(crate) struct Scan {
+    pub(crate) index: LogIndex,
+    /// Of the segments up to the last one that is used, and of the patches.
+    pub(crate) generations: BTreeMap<u32, u64>,
+    /// Ranges that were durable and can't be read, in the order of the log.
+    pub(crate) gaps: Vec<Gap>,
+    /// The highest number of a patch.
+    pub(crate) patch_number: u32,
+    /// The segment in which the log ends. One behind it was made for a seal that was never written.
+    pub(crate) last: Found,
+    /// Where in it.
+    pub(crate) end: Cursor,
+    /// Whether the log must go on in another segment, for what lies behind its end in this one.
+    pub(crate) cut: bool,
+    pub(crate) torn_bytes: u64,
+    /// Length of the last segment's file.
+    pub(crate) file_bytes: u32,
+    /// What the last segment does.
+    pub(crate) log: SegmentLog,
+}
+
+impl Scan {
+    pub(crate) fn of(
+        env: &Env,
+        dir: &Path,
+        node: NodeId,
+        metadata: &dyn Metadata,
+    ) -> Result<Scan, OpenError> {
+        let files = &**env.files();
+        let mut segments = find(files, dir, node)?;
+        let (mut patches, patch_number) = patch::load(files, dir, node)?;
+        // What is read here may never have reached the disk: a process that was killed between a write and its
+        // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
+        // the last segment, and the seal of the one before; every earlier seal was synced before a record was
+        // written behind it.
+        for s in segments.iter().rev().take(2) {
+            s.file.sync_data().map_err(OpenError::io("sync", &s.path))?;
+        }
+        let mut index = LogIndex::default();
+        let mut generations: BTreeMap<_, _> = patches.iter().map(|p| (p.number, p.file_generation)).collect();
+        let mut gaps: Vec<Gap> = Vec::new();
+        for i in 0..segments.len() {
+            let found = &segments[i];
+            let next = segments.get(i + 1);
+            generations.insert(found.header.segment, found.header.generation);
+            let patched = patches.iter().any(|p| p.from.segment == found.header.segment);
+            if let Some(next) = next
+                && !patched
+                && let Some(summary) = trusted_summary(found, next, metadata)
+                && index.absorb(&summary.log)
+            {
+                removed(&mut gaps, summary.log.removes_from);
+                followed(&mut gaps, summary.log.ids.runs.first().map(|run| run.term));
+                continue;
+            }
+            let bytes = file::read_all(&*found.file, &found.path)?;
+            let next_is_last = i + 2 == segments.len();
+            let next_bytes = match next {
+                Some(next) if next_is_last => file::read_all(&*next.file, &next.path)?,
+                _ => Vec::new(),
+            };
+            let next_image = next.map(|n| n.image(&next_bytes));
+            let image = found.image(&bytes);
+            let earlier = gaps.len();
+            let judged = loop {
+                match recover::segment(&image, next_image.as_ref(), next_is_last, &index, &patches) {
+                    Ok(judged) => break judged,
+                    // Goes on behind it: there may be more, and what is whole is of use to others.
+                    Err(Verdict::Rot { gap: Some(gap), .. }) => {
+                        patches.push(Patch::of_gap(&gap));
+                        gaps.push(gap);
+                    }
+                    Err(verdict) => {
+                        return Err(gaps
+                            .first()
+                            .map_or_else(|| refusal(dir, verdict), |g| rotten(dir, g)));
+                    }
+                }
+            };
+            let Judged {
+                log,
+                end,
+                removals,
+                terms,
+            } = judged;
+            removed(&mut gaps[..earlier], log.removes_from);
+            followed(&mut gaps[..earlier], terms.first().map(|(_, term)| *term));
+            for gap in &mut gaps[earlier..] {
+                let behind = gap.resume.offset;
+                let removals = removals.iter().filter(|(at, _)| *at >= behind);
+                let from = removals.map(|(_, index)| *index).min();
+                let term = terms.iter().find(|(at, _)| *at >= behind).map(|(_, term)| *term);
+                removed(std::slice::from_mut(gap), from);
+                followed(std::slice::from_mut(gap), term);
+            }
+            if !index.absorb(&log) {
+                return Err(OpenError::Contradiction {
+                    path: found.path.clone(),
+                    what: "its records do not follow those of the segment before".to_owned(),
+                });
+            }
+            let End::Last { end, torn_bytes, cut } = end else {
+                continue;
+            };
+            for gap in &mut gaps {
+                gap.before = gap.first_wanted().checked_sub(1).and_then(|i| index.ids.get(i));
+            }
+            return Ok(Scan {
+                index,
+                generations,
+                gaps,
+                patch_number,
+                last: segments.swap_remove(i),
+                end,
+                cut,
+                torn_bytes,
+                file_bytes: bytes.len() as u32,
+                log,
+            });
+        }
+        Err(OpenError::Missing {
+            path: file::path_of(dir, segments.len() as u32 + 1),
+        })
+    }
+}
+
+/// Everything from `from` on was removed behind `gaps`.
+fn removed(gaps: &mut [Gap], from: Option<u64>) {
+    for gap in gaps {
+        gap.removed_from = gap.removed_from.into_iter().chain(from).min();
+    }
+}
+
+/// A segment behind `gaps` begins with a record of `term`.
+fn followed(gaps: &mut [Gap], term: Option<u64>) {
+    for gap in gaps {
+        gap.next_term = gap.next_term.or(term);
+    }
+}
+
+pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
+    OpenError::Rot {
+        path: file::path_of(dir, gap.from.segment),
+        segment: gap.from.segment,
+        position: gap.from.offset,
+        index: gap.first,
+    }
+}
+
+/// The segment files of `dir`, in order, each with a header that checks out.
+fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<Vec<Found>, OpenError> {
+    let names = files.list(dir).map_err(OpenError::io("list", dir))?;
+    let mut segments: Vec<Found> = Vec::new();
+    for number in names.iter().filter_map(|n| file::number_of(n)) {
+        let path = file::path_of(dir, number);
+        let file = files
+            .open(&path, Mode::Write)
+            .map_err(OpenError::io("open", &path))?;
+        let (header, crc) = file::read_header(&*file, dir, number)?;
+        if header.node != node.get() {
+            let found = format!("node {:016x}", header.node);
+            return Err(OpenError::Foreign {
+                path,
+                found,
+                wanted: format!("node {node}"),
+            });
+        }
+        let wanted = segments.last().map_or(1, |s| s.header.segment + 1);
+        if number != wanted {
+            return Err(OpenError::Missing {
+                path: file::path_of(dir, wanted),
+            });
+        }
+        segments.push(Found {
+            header,
+            crc,
+            path,
+            file,
+        });
+    }
+    Ok(segments)
+}
+
+/// The summary of a sealed segment, if it is that of the file found.
+fn trusted_summary(found: &Found, next: &Found, metadata: &dyn Metadata) -> Option<Summary> {
+    let value = metadata.get(&summary::key(found.header.segment)).ok()??;
+    let summary = Summary::decode(&value, &found.header)?;
+    let expected = Position {
+        segment: found.header.segment,
+        offset: summary.end.offset,
+    };
+    if next.header.follows != Follows::Seal
+        || next.header.previous_end != expected
+        || next.header.previous_link != summary.end.link
+        || summary.sealed.next_generation != next.header.generation
+    {
+        return None;
+    }
+    let at = Position {
+        offset: summary.end.offset.checked_sub(RECORD_HEADER_BYTES)?,
+        ..expected
+    };
+    let mut seal = [0; RECORD_HEADER_BYTES as usize];
+    found.file.read_at(&mut seal, at.offset.into()).ok()?;
+    let (seal, crc) = RecordHeader::decode(&seal, found.header.generation, at)?;
+    (seal.kind == Kind::Seal && crc == summary.end.link).then_some(summary)
+}
+
+fn refusal(dir: &Path, verdict: Verdict) -> OpenError {
+    match verdict {
+        Verdict::Rot {
+            segment,
+            offset,
+            index,
+            ..
+        } => OpenError::Rot {
+            path: file::path_of(dir, segment),
+            segment,
+            position: offset,
+            index,
+        },
+        Verdict::Contradiction { segment, what } => OpenError::Contradiction {
+            path: file::path_of(dir, segment),
+            what,
+        },
+        Verdict::Missing { segment } => OpenError::Missing {
+            path: file::path_of(dir, segment as u32),
+        },
+    }
+}

@@ -1,0 +1,250 @@
+//! H7: what rots is closed by what other nodes have, and by nothing else.
+
+use super::*;
+use format::{Kind, Position, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use proptest::prelude::*;
+
+fn salvage(node: &Node) -> Result<Salvage, OpenError> {
+    let env = Env::real().with_files(Arc::new(node.files.clone()));
+    Salvage::open(&env, Path::new(DIR), "n1", &*node.metadata)
+}
+
+/// What another node has of `gap`, whose log is `others`, all of it committed; and the gap as it shows there.
+fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> (Gap, Vec<LogRecord>) {
+    let id_at = |index: Option<u64>| index.map(|i| others[i as usize].id);
+    while gap.before() != id_at(gap.first_wanted().checked_sub(1)) {
+        let term = id_at(gap.first_wanted().checked_sub(1)).unwrap().term;
+        let further_down = gap.first_wanted().checked_sub(2);
+        gap = gap.stepped_back(term, further_down.and_then(|i| salvage.log_id_at(i)));
+    }
+    let range = |gap: &Gap| gap.first_wanted() as usize..gap.end_wanted(|| others.len() as u64) as usize;
+    if let Some(later) = others[range(&gap)].iter().find(|r| gap.is_later(r.id.term)) {
+        gap = gap.removed_from(later.id.index);
+    }
+    (gap, others[range(&gap)].to_vec())
+}
+
+/// Repairs until the directory opens; returns how many gaps were closed.
+fn heal(node: &Node, others: &[LogRecord]) -> usize {
+    let mut closed = 0;
+    for _ in 0..20 {
+        match node.open() {
+            Ok(_) => return closed,
+            Err(OpenError::Rot { .. }) => {}
+            Err(e) => panic!("{e}"),
+        }
+        let mut salvage = salvage(node).unwrap();
+        for gap in salvage.gaps().to_vec() {
+            if !gap.waits() {
+                let (gap, records) = wanted(&salvage, gap, others);
+                salvage.close_gap(&gap, &records).unwrap();
+                closed += 1;
+            }
+        }
+    }
+    panic!("it does not heal");
+}
+
+/// The records of all segments, where they lie.
+fn places(node: &Node) -> Vec<(u32, u32, RecordHeader)> {
+    let mut found = Vec::new();
+    for segment in 1..=99 {
+        let Some(bytes) = node.files.contents(&node.segment(segment)) else {
+            break;
+        };
+        let (header, _) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
+        let mut offset = SEGMENT_HEADER_BYTES;
+        while let Some(rest) = bytes.get(offset as usize..)
+            && let Some((h, _)) = RecordHeader::decode(rest, header.generation, Position { segment, offset })
+        {
+            found.push((segment, offset, h));
+            offset += h.span() as u32;
+        }
+    }
+    found
+}
+
+/// As `assert_eq`, which would print every payload.
+fn assert_same(found: &[LogRecord], want: &[LogRecord], what: &str) {
+    let ids = |all: &[LogRecord]| all.iter().map(|r| r.id).collect::<Vec<_>>();
+    assert_eq!(ids(found), ids(want), "{what}");
+    assert!(found == want, "other payloads: {what}");
+}
+
+fn flip(node: &Node, segment: u32, byte: u32) {
+    node.files.flip_bit(&node.segment(segment), byte.into(), 3);
+}
+
+/// A log of three segments that says all that a log can say, marked at its end.
+fn long_log(node: &Node) -> Vec<LogRecord> {
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 12, 900);
+    storage.truncate_after(Some(8), Answer::default().done());
+    fill(&storage, 2, 9, 30, 900);
+    storage.idle();
+    fill(&storage, 2, 30, 32, 900);
+    storage.idle();
+    read_all(&storage).unwrap()
+}
+
+#[test]
+fn every_single_record_can_rot_and_is_closed_again() {
+    let template = Node::new(1);
+    let want = long_log(&template);
+    let all = places(&template);
+    assert!(all.iter().any(|(s, ..)| *s >= 3));
+    let (last, undecidable) = all.split_last().unwrap();
+    assert_eq!(last.2.kind, Kind::Mark, "without it the last batch looks torn");
+    let mut kinds = std::collections::BTreeMap::new();
+    for (segment, offset, header) in undecidable {
+        // The header, and the payload where there is one.
+        for byte in [20, 70] {
+            if byte == 70 && header.payload_bytes == 0 {
+                continue;
+            }
+            let mut node = Node::new(1);
+            assert_same(&long_log(&node), &want, "the same log");
+            node.metadata = Arc::default();
+            flip(&node, *segment, offset + byte);
+            let damaged = node.bytes(&node.segment(*segment));
+            let closed = heal(&node, &want);
+            let (storage, recovered) = node.open().unwrap();
+            assert_eq!(recovered.truncated_bytes, 0);
+            let what = format!("{header:?} at {segment}/{offset}");
+            assert_same(&read_all(&storage).unwrap(), &want, &what);
+            let now = node.bytes(&node.segment(*segment));
+            assert!(now.starts_with(&damaged), "a byte of a segment was written twice");
+            // It goes on as any other log.
+            fill(&storage, 3, 32, 40, 900);
+            let more = read_all(&storage).unwrap();
+            drop(storage);
+            assert_same(&read_all(&node.open().unwrap().0).unwrap(), &more, "opened again");
+            *kinds.entry(format!("{:?}", header.kind)).or_insert(0) += closed;
+        }
+    }
+    println!("{kinds:?}");
+    for kind in ["Log(Normal)", "Truncate", "Mark", "Seal"] {
+        assert!(
+            kinds.get(kind).is_some_and(|n| *n > 0),
+            "{kind} never rotted: {kinds:?}"
+        );
+    }
+}
+
+#[test]
+fn a_patch_that_rots_is_replaced() {
+    let mut node = Node::new(1);
+    let want = long_log(&node);
+    node.metadata = Arc::default();
+    let (segment, offset, _) = places(&node)[4];
+    flip(&node, segment, offset + 70);
+    assert_eq!(heal(&node, &want), 1);
+    for (number, byte) in (1..).zip([30, 4096 + 20, 4096 + 200]) {
+        let patch = file::path_of(Path::new(DIR), patch::PATCH_BIT | number);
+        node.files.flip_bit(&patch, byte, 1);
+        assert!(
+            matches!(node.open(), Err(OpenError::Rot { index: 4, .. })),
+            "byte {byte}"
+        );
+        assert_eq!(heal(&node, &want), 1);
+        assert_same(&read_all(&node.open().unwrap().0).unwrap(), &want, "healed");
+    }
+}
+
+#[test]
+fn a_crash_anywhere_in_a_repair_leaves_the_gap_or_the_patch() {
+    let (mut open, mut closed) = (0, 0);
+    for calls in 0..12 {
+        for seed in 0..10 {
+            let mut node = Node::new(seed);
+            let want = long_log(&node);
+            node.metadata = Arc::default();
+            let (segment, offset, _) = places(&node)[4];
+            flip(&node, segment, offset + 70);
+            let mut salvage = salvage(&node).unwrap();
+            let gap = salvage.gaps()[0];
+            node.files.power_off_after(calls);
+            let (gap, records) = wanted(&salvage, gap, &want);
+            let done = salvage.close_gap(&gap, &records).is_ok();
+            drop(salvage);
+            node.files.power_cut(seed);
+            match node.open() {
+                Ok((storage, _)) => {
+                    assert_same(&read_all(&storage).unwrap(), &want, "patched");
+                    closed += 1;
+                }
+                Err(OpenError::Rot { index: 4, .. }) => {
+                    assert!(!done, "it was answered as durable");
+                    open += 1;
+                    assert_eq!(heal(&node, &want), 1);
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+    assert!(open > 0 && closed > 0, "{open} open, {closed} closed");
+}
+
+#[test]
+fn rot_that_is_found_by_a_reader_is_repaired_at_the_next_start() {
+    let node = Node::new(1);
+    let want = long_log(&node);
+    let (segment, offset, header) = places(&node)[4];
+    flip(&node, segment, offset + 70);
+    // The summary spares the scan.
+    let (storage, _) = node.open().unwrap();
+    let read = ready(storage.read(header.index, header.index + 1, 1));
+    assert_eq!(read, Err(ReadError::Damaged { index: header.index }));
+    drop(storage);
+    assert_eq!(heal(&node, &want), 1);
+    assert_same(&read_all(&node.open().unwrap().0).unwrap(), &want, "healed");
+}
+
+proptest! {
+    #[test]
+    fn whatever_rots_below_the_last_mark_is_closed_by_what_others_have(
+        sizes in prop::collection::vec(0usize..2500, 2..30),
+        cuts in prop::collection::vec(0u64..30, 0..4),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 1..7),
+    ) {
+        let mut node = Node::new(1);
+        let (storage, _) = node.open().unwrap();
+        let mut next = 0;
+        for size in &sizes {
+            append(&storage, vec![record(1, next, payload(1, next, *size))]);
+            next += 1;
+        }
+        for (term, cut) in (2..).zip(&cuts) {
+            let cut = cut % next;
+            storage.truncate_after(Some(cut), Answer::default().done());
+            fill(&storage, term, cut + 1, cut + 3, 300);
+            next = cut + 3;
+        }
+        storage.idle();
+        let want = read_all(&storage).unwrap();
+        drop(storage);
+        node.metadata = Arc::default();
+        let all = places(&node);
+        let (last, before) = all.split_last().unwrap();
+        prop_assert_eq!(last.2.kind, Kind::Mark);
+        for (at, bit) in &flips {
+            let (segment, offset, header) = &before[at.index(before.len())];
+            let byte = at.index(header.span() as usize) as u32;
+            node.files.flip_bit(&node.segment(*segment), u64::from(offset + byte), *bit);
+        }
+        // The others went on meanwhile.
+        let mut others = want.clone();
+        others.extend((next..40).map(|i| record(9, i, payload(9, i, 300))));
+        heal(&node, &others);
+        let (storage, recovered) = node.open().unwrap();
+        prop_assert_eq!(recovered.truncated_bytes, 0);
+        let found = read_all(&storage).unwrap();
+        prop_assert!(found.len() >= want.len(), "{} of {} are there", found.len(), want.len());
+        assert_same(&found, &others[..found.len()], "healed");
+        let next = found.len() as u64;
+        fill(&storage, 10, next, next + 3, 700);
+        let more = read_all(&storage).unwrap();
+        drop(storage);
+        assert_same(&read_all(&node.open().unwrap().0).unwrap(), &more, "opened again");
+    }
+}

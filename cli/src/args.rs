@@ -16,7 +16,7 @@ use std::time::Duration;
 #[command(
     name = "redoubt",
     version,
-    after_help = "Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood; 3 nobody could \
+    after_help = "Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not check; 3 nobody could \
                   answer in time; 130 killed by a second Ctrl-C."
 )]
 pub(crate) struct Args {
@@ -54,6 +54,16 @@ pub(crate) enum Command {
         /// The server.
         #[arg(long, value_name = "HOST:PORT")]
         into: String,
+    },
+    /// Check the data directory of a journal node that does not run; nothing in it is changed.
+    ///
+    /// Exit codes: 0 whole; 1 damaged; 2 it could not be checked.
+    Verify {
+        /// The directory, as the node's --dir.
+        path: PathBuf,
+        /// How to print it.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
     },
     /// Make one cluster of new journal nodes; safe to run again.
     Bootstrap {

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 pub(crate) enum Code {
     /// 1: refused or failed; asking again as it is won't help.
     Failed,
+    /// 2: a check could not be made; nothing is known.
+    Unchecked,
     /// 3: nobody could answer in time (no quorum, nothing listens, not healthy in time); asking again may help.
     Unavailable,
     /// 130: ended at once by a second Ctrl-C.
@@ -26,6 +28,14 @@ impl Failure {
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Failure {
             code: Code::Failed,
+            message: message.into(),
+        }
+    }
+
+    /// What was to be checked could not be.
+    pub(crate) fn unchecked(message: impl Into<String>) -> Self {
+        Failure {
+            code: Code::Unchecked,
             message: message.into(),
         }
     }
@@ -63,6 +73,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.code {
             Code::Failed => 1,
+            Code::Unchecked => 2,
             Code::Unavailable => 3,
             Code::Killed => 130,
         })

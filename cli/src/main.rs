@@ -1,6 +1,6 @@
 //! `redoubt`: status, tail, rebuild and bootstrap of a journal's cluster, and whole clusters on one machine.
 //!
-//! Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood; 3 nobody could answer in time
+//! Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not check; 3 nobody could answer in time
 //! (no quorum, nothing listens, not healthy in time); 130 `dev up` was killed by a second Ctrl-C.
 
 mod args;
@@ -15,6 +15,7 @@ mod rebuild;
 mod redis;
 mod status;
 mod tail;
+mod verify;
 mod wall;
 
 use args::{Args, Command, DevCommand, Journal};
@@ -63,6 +64,7 @@ async fn run(env: &Env, command: Command) -> Result<(), Failure> {
             follow,
         } => tail::run(&client(env, journal), from, follow).await,
         Command::Rebuild { journal, into } => rebuild::run(env, journal, into).await,
+        Command::Verify { path, output } => verify::run(env, &path, output),
         Command::Bootstrap { journal, timeout } => bootstrap::run(&client(env, journal), timeout).await,
         Command::Dev { command } => match command {
             DevCommand::Up(up) => dev::up::up(env, up.into_options()).await,

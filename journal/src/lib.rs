@@ -8,3 +8,4 @@ pub mod raft;
 pub mod segment;
 pub mod server;
 pub mod tail;
+pub mod verify;

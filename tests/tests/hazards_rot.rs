@@ -203,3 +203,56 @@ fn catches_rot_that_is_cut_off_as_if_it_were_torn() {
         "h07_rot_is_cut",
     );
 }
+
+#[tokio::test]
+async fn verify_tells_whole_from_damaged_from_unchecked() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    write_values(&mut connect(cluster.port("proxy-1")).await).await;
+    let node = cluster.of_kind("journal").remove(0);
+    let data = cluster.dir.join(&node.name).join("data");
+    let path = data.to_string_lossy().into_owned();
+    let verify = async |path: &str| cluster.redoubt(&["verify", path]).await;
+    let (code, _, err) = verify(&path).await;
+    assert!(
+        code == 2 && err.contains("is in use"),
+        "a running node's: {code} {err}"
+    );
+    let (code, _, err) = verify("/proc/self/fdinfo").await;
+    assert!(
+        code == 2 && err.contains("no data directory"),
+        "another directory: {code} {err}"
+    );
+    cluster.dev("stop", &node.name).await;
+    let described = cluster.journal().describe(SOON).await;
+    let tail = described.expect("a description").position.tail;
+    let (code, out, err) = verify(&path).await;
+    assert!(code == 0 && out.contains("whole"), "{code} {out}{err}");
+    assert!(out.contains("journal up to offset"), "{out}");
+    let (code, out, _) = cluster.redoubt(&["verify", &path, "--output", "json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &told["whole"]), (0, &serde_json::Value::Bool(true)));
+    assert!(told["tail"].as_u64().expect("a tail") <= tail.get(), "{out}");
+
+    let (editlog, at) = place_of(&cluster, &node.name, 30);
+    flip(&editlog, at);
+    let vote = data.join("vote");
+    flip(&vote, 100);
+    let rotten = std::fs::read(&editlog).unwrap();
+    let (code, out, err) = verify(&path).await;
+    assert!(code == 1 && err.contains("damaged in 2 places"), "{code} {err}");
+    assert!(
+        out.contains("copies in vote is damaged") && out.contains("is damaged at byte"),
+        "{out}"
+    );
+    assert!(
+        std::fs::read(&editlog).unwrap() == rotten,
+        "verify changed something"
+    );
+    // The next start mends both.
+    cluster.dev("start", &node.name).await;
+    confirmed(&cluster, &node.address).await;
+    cluster.dev("stop", &node.name).await;
+    let (code, out, err) = verify(&path).await;
+    assert_eq!(code, 0, "{out}{err}");
+    cluster.down().await;
+}

@@ -53,7 +53,7 @@ impl Repair {
     /// When it can't be read, or nothing around the damage tells what is missing.
     pub fn open(env: &Env, config: &NodeConfig) -> Result<Option<Repair>, NodeError> {
         let metadata = open_metadata(config)?;
-        let salvage = Salvage::open(env, &config.dir, &config.name, &*metadata)?;
+        let salvage = Salvage::open(env, &config.dir, &*metadata, &mut |_| {})?;
         let Some(seed) = salvage.identity().cluster.clone() else {
             return Ok(None);
         };

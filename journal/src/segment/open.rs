@@ -179,6 +179,22 @@ fn refuse_orphans(files: &dyn Files, dir: &Path, names: &[String]) -> Result<(),
     Ok(())
 }
 
+/// Whose directory it is, and whether a copy of that is damaged; nothing is changed.
+pub(crate) fn peek_identity(files: &dyn Files, dir: &Path) -> Result<(Identity, bool), OpenError> {
+    let path = dir.join(IDENTITY);
+    let (payload, damaged) = Slots::peek(files, &path, IDENTITY_MAGIC)?;
+    let identity = decode_identity(&payload).ok_or_else(|| garbled(&path))?;
+    Ok((identity, damaged))
+}
+
+/// Whether a copy of the vote is damaged; nothing is changed.
+pub(crate) fn peek_vote(files: &dyn Files, dir: &Path) -> Result<bool, OpenError> {
+    let path = dir.join(VOTE);
+    let (payload, damaged) = Slots::peek(files, &path, VOTE_MAGIC)?;
+    decode_vote(&payload).ok_or_else(|| garbled(&path))?;
+    Ok(damaged)
+}
+
 pub(crate) fn load_identity(
     files: &dyn Files,
     dir: &Path,
@@ -240,7 +256,7 @@ impl Log {
         node: NodeId,
         metadata: &dyn Metadata,
     ) -> Result<Log, OpenError> {
-        let scan = Scan::of(env, dir, node, metadata)?;
+        let scan = Scan::of(env, dir, node, metadata, &mut |_| {})?;
         if let Some(gap) = scan.gaps.first() {
             return Err(rotten(dir, gap));
         }

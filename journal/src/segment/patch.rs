@@ -72,6 +72,22 @@ impl Gap {
             .max(self.first_wanted())
     }
 
+    /// What is missing, for people: the file, and the records.
+    pub fn describe(&self) -> String {
+        let file = file::path_of(Path::new(""), self.from.segment);
+        let records = match self.end {
+            Some(end) if end == self.first => "no record, or a removal".to_owned(),
+            Some(end) if end == self.first + 1 => format!("record {}", self.first),
+            Some(end) => format!("records {} to {}", self.first, end - 1),
+            None => format!("whatever followed record {}", self.first.saturating_sub(1)),
+        };
+        format!(
+            "{} is damaged at byte {}: {records}",
+            file.display(),
+            self.from.offset
+        )
+    }
+
     /// Whether only a quorum can tell how many records are missing.
     pub fn is_open_ended(&self) -> bool {
         self.end.is_none()

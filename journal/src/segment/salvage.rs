@@ -7,7 +7,7 @@ use super::error::{Failure, OpenError, ReadError};
 use super::index::LogIds;
 use super::metadata::Metadata;
 use super::model::{Identity, LogId, LogRecord};
-use super::open::{load_identity, lock_dir};
+use super::open::{lock_dir, peek_identity, peek_vote};
 use super::patch::{self, Gap};
 use super::reader::Reader;
 use super::scan::Scan;
@@ -23,6 +23,7 @@ pub struct Salvage {
     dir: PathBuf,
     identity: Identity,
     gaps: Vec<Gap>,
+    spoilt_copies: Vec<&'static str>,
     committed_end: u64,
     patch_number: u32,
     ids: LogIds,
@@ -31,15 +32,24 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Reads all of `dir`, but what the summaries in `metadata` tell of. Blocks.
+    /// Reads all of `dir`, but what the summaries in `metadata` tell of. `progress` hears of each file's bytes. Blocks.
     ///
     /// # Errors
     /// Whatever keeps it from being read, or damage of which nothing around it tells what is missing.
-    pub fn open(env: &Env, dir: &Path, name: &str, metadata: &dyn Metadata) -> Result<Salvage, OpenError> {
+    pub fn open(
+        env: &Env,
+        dir: &Path,
+        metadata: &dyn Metadata,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Salvage, OpenError> {
         let files = env.files();
+        // First, so that no lock is made where there is no node.
+        let (identity, identity_damaged) = peek_identity(&**files, dir)?;
         let lock = lock_dir(&**files, dir)?;
-        let (_, identity) = load_identity(&**files, dir, name)?;
-        let scan = Scan::of(env, dir, identity.node, metadata)?;
+        let mut spoilt_copies = Vec::new();
+        spoilt_copies.extend(identity_damaged.then_some("identity"));
+        spoilt_copies.extend(peek_vote(&**files, dir)?.then_some("vote"));
+        let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
         let shared = Shared {
             ids: scan.index.ids.clone(),
             places: scan.index.places,
@@ -52,6 +62,7 @@ impl Salvage {
             dir: dir.to_owned(),
             identity,
             gaps: scan.gaps,
+            spoilt_copies,
             committed_end: scan.index.committed_end.min(scan.index.ids.end),
             patch_number: scan.patch_number,
             ids: scan.index.ids,
@@ -63,6 +74,16 @@ impl Salvage {
     /// Whose directory it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Two-slot files of which one copy is damaged: the next start makes it again from the other.
+    pub fn spoilt_copies(&self) -> &[&'static str] {
+        &self.spoilt_copies
+    }
+
+    /// Behind the last record.
+    pub fn end(&self) -> u64 {
+        self.ids.last().map_or(0, |id| id.index + 1)
     }
 
     /// What is missing, in the order of the log.

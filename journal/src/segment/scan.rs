@@ -58,11 +58,13 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
+    /// Reads all but the segments that a summary in `metadata` tells of. `progress` hears of each file's bytes.
     pub(crate) fn of(
         env: &Env,
         dir: &Path,
         node: NodeId,
         metadata: &dyn Metadata,
+        progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, OpenError> {
         let files = &**env.files();
         let mut segments = find(files, dir, node)?;
@@ -92,6 +94,7 @@ impl Scan {
                 continue;
             }
             let bytes = file::read_all(&*found.file, &found.path)?;
+            progress(bytes.len() as u64);
             let next_is_last = i + 2 == segments.len();
             let next_bytes = match next {
                 Some(next) if next_is_last => file::read_all(&*next.file, &next.path)?,

@@ -90,48 +90,16 @@ impl Slots {
     pub(crate) fn load(files: &dyn Files, path: &Path, magic: [u8; 8]) -> Result<(Self, Vec<u8>), OpenError> {
         let io = |verb| OpenError::io(verb, path);
         let file = files.open(path, Mode::Write).map_err(io("open"))?;
-        let mut both = vec![0; 2 * SLOT_BYTES];
-        let read = file.read_at(&mut both, 0).map_err(io("read"))?;
-        both.truncate(read);
-        let slot = |i: usize| {
-            let block = both
-                .get(i * SLOT_BYTES..(i + 1) * SLOT_BYTES)
-                .ok_or(HeaderError::Damaged);
-            block.and_then(|b| decode(&magic, b))
-        };
-        let (a, b) = (slot(0), slot(1));
-        // A slot of a newer version must not be taken for damage: the other one may be older.
-        for s in [&a, &b] {
-            if let Err(HeaderError::Version(found)) = s {
-                let path = path.to_owned();
-                return Err(OpenError::Version {
-                    path,
-                    found: *found,
-                    supported: FORMAT_VERSION,
-                });
-            }
-        }
-        let (newest, stale) = match (a, b) {
-            (Ok(a), Ok(b)) if a == b => (a, None),
-            (Ok(a), Ok(b)) if b.0 > a.0 => (b, Some(0)),
-            (Ok(a), _) => (a, Some(1)),
-            (_, Ok(b)) => (b, Some(0)),
-            _ => {
-                return Err(OpenError::Slots {
-                    path: path.to_owned(),
-                });
-            }
-        };
-        let (sequence, payload) = newest;
+        let read = read(&*file, path, magic)?;
         let slots = Slots {
             path: path.to_owned(),
             file,
             magic,
-            sequence,
-            first: stale.unwrap_or(0),
+            sequence: read.sequence,
+            first: read.stale.unwrap_or(0),
         };
-        if let Some(stale) = stale {
-            let block = encode(&magic, sequence, &payload);
+        if let Some(stale) = read.stale {
+            let block = encode(&magic, read.sequence, &read.payload);
             slots
                 .file
                 .write_at(&[IoSlice::new(&block)], (stale * SLOT_BYTES) as u64)
@@ -139,7 +107,17 @@ impl Slots {
         }
         // Also without a stale slot: what was read may never have reached the disk before the last crash.
         slots.file.sync_data().map_err(io("sync"))?;
-        Ok((slots, payload))
+        Ok((slots, read.payload))
+    }
+
+    /// The newest value, and whether one of the slots is damaged. Changes nothing: whoever acts on the value MUST
+    /// [`Slots::load`] it.
+    pub(crate) fn peek(files: &dyn Files, path: &Path, magic: [u8; 8]) -> Result<(Vec<u8>, bool), OpenError> {
+        let file = files
+            .open(path, Mode::Read)
+            .map_err(OpenError::io("open", path))?;
+        let read = read(&*file, path, magic)?;
+        Ok((read.payload, read.damaged))
     }
 
     /// Saves `payload` in both slots, one after the other, each synced before the next is touched.
@@ -164,4 +142,58 @@ impl Slots {
             .map_err(Failure::new("write", &self.path))?;
         self.file.sync_data().map_err(Failure::new("sync", &self.path))
     }
+}
+
+/// What the two slots hold.
+struct Read {
+    /// Of the newest value.
+    sequence: u64,
+    payload: Vec<u8>,
+    /// The slot that does not hold it.
+    stale: Option<usize>,
+    /// That one is damaged, and not just older.
+    damaged: bool,
+}
+
+fn read(file: &dyn File, path: &Path, magic: [u8; 8]) -> Result<Read, OpenError> {
+    let mut both = vec![0; 2 * SLOT_BYTES];
+    let read = file.read_at(&mut both, 0).map_err(OpenError::io("read", path))?;
+    both.truncate(read);
+    let slot = |i: usize| {
+        let block = both
+            .get(i * SLOT_BYTES..(i + 1) * SLOT_BYTES)
+            .ok_or(HeaderError::Damaged);
+        block.and_then(|b| decode(&magic, b))
+    };
+    let (a, b) = (slot(0), slot(1));
+    // A slot of a newer version must not be taken for damage: the other one may be older.
+    for s in [&a, &b] {
+        if let Err(HeaderError::Version(found)) = s {
+            let path = path.to_owned();
+            return Err(OpenError::Version {
+                path,
+                found: *found,
+                supported: FORMAT_VERSION,
+            });
+        }
+    }
+    let damaged = a.is_err() || b.is_err();
+    let (newest, stale) = match (a, b) {
+        (Ok(a), Ok(b)) if a == b => (a, None),
+        (Ok(a), Ok(b)) if b.0 > a.0 => (b, Some(0)),
+        (Ok(a), _) => (a, Some(1)),
+        (_, Ok(b)) => (b, Some(0)),
+        _ => {
+            return Err(OpenError::Slots {
+                path: path.to_owned(),
+            });
+        }
+    };
+    let (sequence, payload) = newest;
+    Ok(Read {
+        sequence,
+        payload,
+        stale,
+        damaged,
+    })
 }

@@ -52,7 +52,7 @@ fn gap(terms: [u64; 10], lost: u64) -> Gap {
         .unwrap();
     files.flip_bit(&path, at as u64, 0);
     assert!(matches!(open(), Err(OpenError::Rot { index, .. }) if index == lost));
-    let salvage = Salvage::open(&env, Path::new(DIR), "n1", &MapMetadata::default()).unwrap();
+    let salvage = Salvage::open(&env, Path::new(DIR), &MapMetadata::default(), &mut |_| {}).unwrap();
     salvage.gaps()[0]
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 fn salvage(node: &Node) -> Result<Salvage, OpenError> {
     let env = Env::real().with_files(Arc::new(node.files.clone()));
-    Salvage::open(&env, Path::new(DIR), "n1", &*node.metadata)
+    Salvage::open(&env, Path::new(DIR), &*node.metadata, &mut |_| {})
 }
 
 /// What another node has of `gap`, whose log is `others`, all of it committed; and the gap as it shows there.

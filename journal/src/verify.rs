@@ -59,7 +59,7 @@ pub fn directory(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> R
     let copies = copies.map(|f| format!("one of the two copies in {f} is damaged; the next start mends it"));
     let mut damage: Vec<String> = copies.chain(gaps).collect();
     let position = match replay(&salvage, |replayed| progress(Progress { bytes, replayed })) {
-        Ok(position) => position,
+        Ok(position) => position.filter(|_| salvage.gaps().is_empty()),
         Err(what) => {
             damage.push(what);
             None

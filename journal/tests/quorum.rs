@@ -272,9 +272,16 @@ async fn h08_a_leader_whose_voters_have_voted_in_a_later_term_vouches_for_nothin
     let mut asked = client(leader).await.unwrap();
     let read = v1::RaftReadIndexRequest {
         envelope: Some(envelope(voters[0], leader)),
+        whole_log: false,
     };
     let before = asked.read_index(read.clone()).await.unwrap().into_inner();
-    assert!(before.read.is_some(), "a leader in peace: {before:?}");
+    let index = before.read.expect("a leader in peace vouches").index;
+    let whole = v1::RaftReadIndexRequest {
+        whole_log: true,
+        ..read.clone()
+    };
+    let whole = asked.read_index(whole).await.unwrap().into_inner();
+    assert!(whole.read.is_some_and(|read| read.index >= index), "{whole:?}");
     // Both vote for one of them, as they would for a candidate whose log is ahead of theirs.
     for voter in &voters {
         let vote = v1::RaftVoteRequest {

@@ -7,7 +7,7 @@ use super::network::{Network, Peers};
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig};
 use crate::append::{Command, Genesis, Verdict};
-use crate::segment::{ClusterMembershipSeed, Identity, LogRecord, ReadError, Recovered, Storage};
+use crate::segment::{ClusterMembershipSeed, Identity, LogId, LogRecord, ReadError, Recovered, Storage};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
@@ -152,13 +152,19 @@ impl Node {
         self.storage.read(start, end, max_bytes).await
     }
 
+    /// The id of the last record, durable or not.
+    pub(super) fn last_log_id(&self) -> Option<LogId> {
+        self.storage.last_log_id()
+    }
+
     /// Records from `first` to before `end`, for a peer that lacks them.
     pub(super) async fn fetch(&self, first: u64, end: u64) -> Result<v1::RaftFetchResponse, String> {
         // Before the read: what is committed by then is so for what is read.
         let committed_end = self.progress().borrow().applied_end;
         let before = first.checked_sub(1).and_then(|i| self.storage.log_id_at(i));
         let records = self.records(first, end, RAFT_BATCH_BYTES_MAX as u64).await;
-        fetched(records.map_err(|e| e.to_string())?, before, committed_end)
+        let last = self.last_log_id();
+        fetched(records.map_err(|e| e.to_string())?, before, last, committed_end)
     }
 
     /// Waits until the node can't go on; it must end then.

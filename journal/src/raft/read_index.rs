@@ -131,6 +131,34 @@ impl Node {
         Ok(committed)
     }
 
+    /// The last log id at the time of the call, once all up to it is committed in this node's present term, and a quorum
+    /// has vouched for that since.
+    ///
+    /// # Errors
+    /// When this node does not lead, or not any more, or no quorum commits within [`RPC_DEADLINE`].
+    pub(super) async fn whole_log_as_leader(&self) -> Result<LogId, ProposeError> {
+        let raft = self.raft()?;
+        let term = raft
+            .with_raft_state(|state| state.vote_ref().leader_id.term)
+            .await;
+        let term = term.map_err(|e| ProposeError::NotReady(e.to_string()))?;
+        // What a peer was ever sent was read from here.
+        let last = self.last_log_id();
+        let last = last.ok_or_else(|| ProposeError::NotReady("the log is empty".into()))?;
+        let mut progress = self.progress();
+        let applied = progress.wait_for(|p| p.applied_end > last.index);
+        let applied = self.env().timeout(RPC_DEADLINE, applied).await;
+        applied
+            .map_err(|e| ProposeError::NotReady(format!("not all of the log is committed: {e}")))?
+            .map_err(|_| ProposeError::NotReady("the node ends".into()))?;
+        let read = self.read_index_as_leader().await?;
+        if read.leader_id.term == term {
+            Ok(read)
+        } else {
+            Err(ProposeError::NotReady("it led anew meanwhile".into()))
+        }
+    }
+
     /// The vote that a peer has given by now.
     async fn vote_of(&self, id: u64, peer: &Peer) -> (u64, Result<Vote, String>) {
         let request = v1::RaftCurrentVoteRequest {
@@ -167,6 +195,7 @@ impl Node {
         };
         let request = v1::RaftReadIndexRequest {
             envelope: self.envelope_to(leader),
+            whole_log: false,
         };
         let answer = self.peers().at(&address).read_index(request).await;
         let answer = answer

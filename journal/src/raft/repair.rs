@@ -9,10 +9,15 @@
 //! the peer that has it knows it to be committed, or if the records before and behind the gap are of one term and it
 //! is of that term too. The peer must also have the same record before the gap, which says that all before are the same;
 //! where it has another, a removal of records is among what was lost, and the gap is followed down to where both agree.
-//! Records of a later term than the one behind the gap prove that what was lost is no part of the log any more.
-//! Where nothing behind the gap tells how many are missing, the node may have lost what a majority needed it for: then
-//! a leader is asked what is committed by now, and all of that is taken, as far as the gap has room for it. The reasoning of
-//! "Protocol-Aware Recovery for Consensus-Based Storage" (FAST '18), with marks in place of its identifiers.
+//! Committed records of a later term than the one behind the gap prove that what was lost is no part of the log any more:
+//! committed ones, since a leader that was cut off has records of a later term that nobody else will ever have.
+//!
+//! Where nothing behind the gap tells how many are missing, the node may have lost what a majority needed it for, and what
+//! a leader still counts it as having. So a leader is asked for the end of its log, all of which must be committed, and
+//! all of that is taken, as far as the gap has room for it.
+//!
+//! The reasoning is that of "Protocol-Aware Recovery for Consensus-Based Storage" (FAST '18), with marks in place of its
+//! identifiers.
 
 use super::config::{NodeConfig, NodeError, open_metadata};
 use super::network::{Peers, envelope};
@@ -20,7 +25,7 @@ use super::service::fetch_refused;
 use super::types::{
     entry_from_disk, entry_from_wire, entry_to_disk, entry_to_wire, log_id_from_disk, log_id_to_wire,
 };
-use crate::segment::{Gap, LogId, LogRecord, Salvage, SeedMember};
+use crate::segment::{Gap, LogId, LogRecord, NOBODY, Salvage, SeedMember};
 use futures_util::stream::BoxStream;
 use redoubt_env::Env;
 use redoubt_proto::v1;
@@ -76,43 +81,41 @@ impl Repair {
         }
     }
 
-    /// Waits until every gap is closed that can be by now; the directory can be opened then, when this is dropped.
+    /// Waits until gaps were closed, all that can be by now: the directory can be read again then, when this is dropped.
+    /// Returns the closed ones.
     ///
     /// # Errors
     /// When a patch can't be written.
-    pub async fn run(&self) -> Result<(), NodeError> {
-        let mut open = lock(&self.salvage).gaps().to_vec();
+    pub async fn run(&self) -> Result<Vec<Gap>, NodeError> {
+        let gaps = lock(&self.salvage).gaps().to_vec();
         let mut attempts: u32 = 0;
         loop {
-            let mut left = Vec::new();
-            for gap in open {
-                if gap.waits() {
-                    continue;
-                }
-                match self.find(&gap).await {
-                    Ok((gap, records, peer)) => {
+            let mut closed = Vec::new();
+            for gap in gaps.iter().filter(|gap| !gap.waits()) {
+                match self.find(gap).await {
+                    Ok((as_there, records, peer)) => {
                         lock(&self.salvage)
-                            .close_gap(&gap, &records)
+                            .close_gap(&as_there, &records)
                             .map_err(|failure| NodeError::Storage(failure.to_string()))?;
+                        let first = as_there.first_wanted();
                         tracing::info!(
-                            first = gap.first_wanted(),
+                            first,
                             records = records.len(),
                             peer,
                             "repaired what rotted on this disk"
                         );
+                        closed.push(*gap);
                     }
-                    Err(why) => {
-                        if attempts.is_multiple_of(TELL_EVERY) {
-                            tracing::warn!(first = gap.first_wanted(), "can't be repaired yet: {why}");
-                        }
-                        left.push(gap);
+                    Err(why) if attempts.is_multiple_of(TELL_EVERY) => {
+                        tracing::warn!(first = gap.first_wanted(), "can't be repaired yet: {why}");
                     }
+                    Err(_) => {}
                 }
             }
-            if left.is_empty() {
-                return Ok(());
+            // Those that are left may hang on those that were closed: the directory has to be read anew for them.
+            if !closed.is_empty() {
+                return Ok(closed);
             }
-            open = left;
             attempts = attempts.wrapping_add(1);
             self.env.sleep(TRY_AGAIN).await;
         }
@@ -121,26 +124,31 @@ impl Repair {
     /// The missing records, the gap as it shows in the log of who has them, and who that is.
     async fn find(&self, gap: &Gap) -> Result<(Gap, Vec<LogRecord>, String), String> {
         let committed = if gap.is_open_ended() {
-            self.committed_by_now().await?
+            self.log_end_by_now().await?
         } else {
             0
         };
         let mut why = String::new();
+        let mut wanted = Wanted::new(*gap, committed);
         for peer in self.members.iter().filter(|m| m.node != self.me) {
-            match self.fetch(peer, gap, committed).await {
-                Ok((gap, records)) => return Ok((gap, records, peer.name.clone())),
+            wanted.next_peer(gap);
+            match self.fetch(peer, &mut wanted).await {
+                Ok(()) => return Ok((wanted.gap, wanted.records, peer.name.clone())),
                 Err(e) => why = format!("{why}{}: {e}; ", peer.name),
             }
         }
         Err(why)
     }
 
-    /// Behind the last index that a quorum has committed by now, as its leader vouches.
-    async fn committed_by_now(&self) -> Result<u64, String> {
+    /// Behind the last index that the leader had when it was asked, a quorum having committed all of that since. What was
+    /// committed when it was asked would not do: this node may have acknowledged a record that is committed later, and
+    /// counted as having it then.
+    async fn log_end_by_now(&self) -> Result<u64, String> {
         let mut why = String::new();
         for peer in self.members.iter().filter(|m| m.node != self.me) {
             let request = v1::RaftReadIndexRequest {
                 envelope: Some(envelope(self.cluster, self.me, peer.node.get())),
+                whole_log: true,
             };
             let mut client = self.peers.at(&peer.address);
             let answer = self.env.timeout(RPC_DEADLINE, client.read_index(request)).await;
@@ -153,17 +161,11 @@ impl Repair {
                 Err(elapsed) => why = format!("{why}{}: {elapsed}; ", peer.name),
             }
         }
-        Err(format!("no leader says what is committed: {why}"))
+        Err(format!("no leader says where the log ends: {why}"))
     }
 
-    /// All missing records from one peer, and the gap as that peer's log shows it.
-    async fn fetch(
-        &self,
-        peer: &SeedMember,
-        gap: &Gap,
-        committed: u64,
-    ) -> Result<(Gap, Vec<LogRecord>), String> {
-        let mut wanted = Wanted::new(*gap, committed);
+    /// Takes from one peer all that is still wanted.
+    async fn fetch(&self, peer: &SeedMember, wanted: &mut Wanted) -> Result<(), String> {
         loop {
             let request = v1::RaftFetchRequest {
                 envelope: Some(envelope(self.cluster, self.me, peer.node.get())),
@@ -177,28 +179,25 @@ impl Repair {
                 .await;
             let answer = answer.map_err(|e| e.to_string())?;
             let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
-            match wanted.take(answer)? {
-                Taken::Part => {}
-                Taken::All => return Ok((wanted.gap, wanted.records)),
-                Taken::OtherBefore(term) => {
-                    let further_down = wanted.gap.first_wanted().checked_sub(2);
-                    let before = further_down.and_then(|i| lock(&self.salvage).log_id_at(i));
-                    if further_down.is_some() && before.is_none() {
-                        return Err("another gap must be closed first".to_owned());
-                    }
-                    wanted.gap = wanted.gap.stepped_back(term, before);
-                }
+            let id_at = |index| lock(&self.salvage).log_id_at(index);
+            if wanted.take(answer, id_at)? == Taken::All {
+                return Ok(());
             }
         }
     }
 }
 
-/// What is still wanted of one peer.
+/// What is still wanted.
 struct Wanted {
     gap: Gap,
-    /// What is committed by now, where only that tells how many are missing.
-    committed: u64,
+    /// Behind the last index of the log by now, where only that tells how many are missing.
+    log_end: u64,
     records: Vec<LogRecord>,
+    /// How many of the records are proven.
+    proven: usize,
+    /// The lowest index at which a peer has a record of a later term than what stands behind the gap. If that is committed, all
+    /// that stands here from it on was removed later.
+    later_at: Option<u64>,
 }
 
 /// What an answer brought.
@@ -208,16 +207,16 @@ enum Taken {
     Part,
     /// Everything, and it is proven to be what is missing.
     All,
-    /// The peer has another record before the gap, of this term.
-    OtherBefore(u64),
 }
 
 impl Wanted {
-    fn new(gap: Gap, committed: u64) -> Self {
+    fn new(gap: Gap, log_end: u64) -> Self {
         Wanted {
             gap,
-            committed,
+            log_end,
             records: Vec::new(),
+            proven: 0,
+            later_at: None,
         }
     }
 
@@ -226,14 +225,27 @@ impl Wanted {
     }
 
     fn end(&self) -> u64 {
-        self.gap.end_wanted(|| self.committed)
+        self.gap.end_wanted(|| self.log_end)
     }
 
     fn last(&self) -> Option<LogId> {
         self.records.last().map(|r| r.id).or(self.gap.before())
     }
 
-    fn take(&mut self, answer: v1::RaftFetchResponse) -> Result<Taken, String> {
+    /// Begins with another peer: what the last one did not prove is forgotten.
+    fn next_peer(&mut self, gap: &Gap) {
+        self.records.truncate(self.proven);
+        if self.proven == 0 {
+            *self = Wanted::new(*gap, self.log_end);
+        }
+    }
+
+    /// Takes a peer's answer; `id_at` tells the records that stand here.
+    fn take(
+        &mut self,
+        answer: v1::RaftFetchResponse,
+        id_at: impl Fn(u64) -> Option<LogId>,
+    ) -> Result<Taken, String> {
         if let Some(why) = answer.refused {
             return Err(why);
         }
@@ -241,10 +253,10 @@ impl Wanted {
         let before = answer.before.map(|id| (id.term, id.index));
         let ours = self.last().map(|id| (id.term, id.index));
         if ours.is_some() && before != ours && !redoubt_env::planted::on("h07_repair_from_any_history") {
-            return match before {
-                Some((term, _)) if self.records.is_empty() => Ok(Taken::OtherBefore(term)),
-                _ => Err(format!("it has {before:?} where {ours:?} stands here")),
-            };
+            let theirs = answer.before.or(answer.last);
+            return self
+                .step_back(theirs.map(|id| (id.term, id.index)), id_at)
+                .map(|()| Taken::Part);
         }
         let (next, came) = (self.next(), answer.entries.len());
         for (entry, index) in answer.entries.into_iter().zip(next..self.end()) {
@@ -258,29 +270,65 @@ impl Wanted {
                 ));
             }
             if self.gap.is_later(record.id.term) {
+                self.later_at = Some(index);
                 self.gap = self.gap.removed_from(index);
                 break;
             }
             self.records.push(record);
         }
-        let end = self.end();
+        let (first, end) = (self.gap.first_wanted(), self.end());
+        let of_one_term = |term: u64| self.records.iter().all(|r| r.id.term == term);
+        if self.gap.term().is_some_and(of_one_term) || redoubt_env::planted::on("h07_repair_with_anything") {
+            self.proven = self.records.len();
+        } else {
+            let below = answer.committed_end.saturating_sub(first);
+            self.proven = self.proven.max(self.records.len().min(below as usize));
+        }
         if self.next() < end {
             return match came {
                 0 => Err(format!("it has nothing from {next} on")),
                 _ => Ok(Taken::Part),
             };
         }
-        let of_one_term = |term: u64| self.records.iter().all(|r| r.id.term == term);
-        let proven = answer.committed_end >= end
-            || self.gap.term().is_some_and(of_one_term)
-            || redoubt_env::planted::on("h07_repair_with_anything");
-        if !proven {
+        // Nothing was taken: then the record before must be proven, or that what stands here was removed.
+        let nothing = self.records.is_empty() && answer.committed_end < end && self.gap.term().is_none();
+        let unproven = self.proven < self.records.len()
+            || nothing
+            || self.later_at.is_some_and(|index| answer.committed_end <= index);
+        if unproven && !redoubt_env::planted::on("h07_repair_with_anything") {
+            let needed = end.max(self.later_at.map_or(0, |index| index + 1));
             return Err(format!(
-                "it knows what is below {} to be committed, not what is below {end}",
+                "it knows what is below {} to be committed, not what is below {needed}",
                 answer.committed_end
             ));
         }
         Ok(Taken::All)
+    }
+
+    /// The peer's record, of this term and index, is not the one that stands here.
+    fn step_back(
+        &mut self,
+        theirs: Option<(u64, u64)>,
+        id_at: impl Fn(u64) -> Option<LogId>,
+    ) -> Result<(), String> {
+        let stands = self.last();
+        let Some((term, index)) = theirs.filter(|_| self.records.is_empty()) else {
+            return Err(format!("it has {theirs:?} where {stands:?} stands here"));
+        };
+        let here = id_at(index);
+        if index + 1 > self.gap.first_wanted()
+            || here.is_some_and(|id| id.term == term && id.leader != NOBODY)
+        {
+            return Err(format!("its log ends with {theirs:?}"));
+        }
+        let before = index
+            .checked_sub(1)
+            .map(|i| id_at(i).ok_or("another gap must be closed first"));
+        if self.gap.is_later(term) {
+            self.later_at = Some(index);
+        }
+        self.gap = self.gap.stepped_back(index, term, before.transpose()?);
+        Ok(())
     }
 }
 
@@ -288,15 +336,21 @@ impl Wanted {
 pub(super) fn fetched(
     records: Vec<LogRecord>,
     before: Option<LogId>,
+    last: Option<LogId>,
     committed_end: u64,
 ) -> Result<v1::RaftFetchResponse, String> {
+    if records.iter().any(|r| r.id.leader == NOBODY) {
+        return Err("a record was removed here, and is missing too".to_owned());
+    }
+    let to_wire = |id: LogId| log_id_to_wire(&log_id_from_disk(&id));
     let entries = records
         .into_iter()
         .map(|r| entry_from_disk(r).map(|e| entry_to_wire(&e)))
         .collect::<Result<_, _>>();
     Ok(v1::RaftFetchResponse {
         entries: entries.map_err(|e| e.to_string())?,
-        before: before.map(|id| log_id_to_wire(&log_id_from_disk(&id))),
+        before: before.filter(|id| id.leader != NOBODY).map(to_wire),
+        last: last.filter(|id| id.leader != NOBODY).map(to_wire),
         committed_end,
         refused: None,
     })
@@ -326,7 +380,8 @@ impl RepairService {
         let records = salvage
             .read(request.first, request.end, RAFT_BATCH_BYTES_MAX as u64)
             .map_err(|e| e.to_string())?;
-        fetched(records, before, salvage.committed_end())
+        // Its end says nothing while something is missing.
+        fetched(records, before, None, salvage.committed_end())
     }
 }
 

@@ -202,8 +202,14 @@ impl Raft for RaftService {
         request: Request<v1::RaftReadIndexRequest>,
     ) -> Result<Response<v1::RaftReadIndexResponse>, Status> {
         let result = async {
-            self.node.meant_for_us(request.into_inner().envelope.as_ref())?;
-            self.node.read_index_as_leader().await.map_err(|e| e.to_string())
+            let request = request.into_inner();
+            self.node.meant_for_us(request.envelope.as_ref())?;
+            let read = if request.whole_log {
+                self.node.whole_log_as_leader().await
+            } else {
+                self.node.read_index_as_leader().await
+            };
+            read.map_err(|e| e.to_string())
         };
         let (read, refused) = match result.await {
             Ok(id) => (Some(log_id_to_wire(&id)), None),

@@ -38,5 +38,6 @@ pub use model::{
     Recovered, SeedMember, Vote,
 };
 pub use patch::Gap;
+pub(crate) use patch::NOBODY;
 pub use salvage::Salvage;
 pub use storage::Storage;

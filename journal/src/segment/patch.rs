@@ -22,8 +22,10 @@ use std::path::Path;
 /// Set in the number of a patch, to tell it from a segment's.
 pub(crate) const PATCH_BIT: u32 = 1 << 31;
 
-/// The leader in the id of a record that is missing: no node has it.
+/// The leader in the id of a blank that keeps the place of a removed record: no node's record, to be given to none.
 pub(crate) const NOBODY: u64 = u64::MAX;
+/// The leader in the id of a record that is missing.
+pub(crate) const MISSING: u64 = u64::MAX - 1;
 
 /// A range of a segment that can't be read, and what must be known to close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +45,8 @@ pub struct Gap {
     pub(crate) first: u64,
     /// Behind the last one; `None` when nothing behind the gap tells, since only marks follow it.
     pub(crate) end: Option<u64>,
-    /// The term of the record behind the gap, if there is one right behind it.
-    pub(crate) term_behind: Option<u64>,
+    /// What was known to be committed by the records before it.
+    pub(crate) committed_end: u64,
     /// The term of the next record that was written behind it, wherever that is and whatever became of it.
     pub(crate) next_term: Option<u64>,
     /// Later, everything from this index on was removed from the log.
@@ -54,6 +56,11 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// Where it begins: the segment's number, and the byte in it.
+    pub fn place(&self) -> (u32, u32) {
+        (self.from.segment, self.from.offset)
+    }
+
     /// The first index that is wanted of another node. None is missing before it, but the gap may have held a removal of
     /// records before itself: so the other node's record before this index must be [`Gap::before`].
     pub fn first_wanted(&self) -> u64 {
@@ -98,12 +105,11 @@ impl Gap {
         self.before
     }
 
-    /// The same gap, seen from one record earlier: this node's record before [`Gap::first_wanted`] is not the one that is
-    /// committed, whose term is `term`. If that is later than what stands behind the gap, all of this was removed later;
-    /// else what is missing began with a removal, and it went further down. `before` is the record one further down.
+    /// The same gap, seen from further down: this node's record at `index` is not the one that is committed, whose term
+    /// is `term`. If that is later than what stands behind the gap, all of this was removed later; else what is missing
+    /// began with a removal, and it went down to there. `before` is the record before `index`.
     #[must_use]
-    pub fn stepped_back(mut self, term: u64, before: Option<LogId>) -> Gap {
-        let index = self.first_wanted().saturating_sub(1);
+    pub fn stepped_back(mut self, index: u64, term: u64, before: Option<LogId>) -> Gap {
         if self.is_later(term) {
             self.removed_from = Some(index);
         } else {
@@ -128,14 +134,15 @@ impl Gap {
 
     /// Whether the record before is itself missing: another gap must be closed first.
     pub fn waits(&self) -> bool {
-        self.before.is_some_and(|id| id.leader == NOBODY)
+        self.before.is_some_and(|id| id.leader == MISSING)
     }
 
-    /// The term of all that is missing, if the records around it tell: then a record of that term and its index is the
-    /// missing one, whoever has it and whether or not it is committed.
+    /// The term of all that is missing, if the records before and behind tell: then a record of that term and its index is
+    /// the missing one, whoever has it and whether or not it is committed. A log that has a term's later record has all
+    /// of that term's earlier ones, so nothing between the two was removed or is of another term.
     pub fn term(&self) -> Option<u64> {
         let before = self.before.map(|id| id.term);
-        before.filter(|term| self.term_behind == Some(*term) && self.removed_from.is_none())
+        before.filter(|term| self.next_term == Some(*term) && self.removed_from.is_none())
     }
 }
 
@@ -163,7 +170,7 @@ impl Patch {
         let missing = gap.first..gap.end.unwrap_or(gap.first);
         let id = |index| LogId {
             term,
-            leader: NOBODY,
+            leader: MISSING,
             index,
         };
         Patch {
@@ -230,7 +237,7 @@ pub(crate) fn write(
     let filler = (from_here..next_index).map(|index| {
         let id = LogId {
             term,
-            leader: 0,
+            leader: NOBODY,
             index,
         };
         (Kind::Log(RecordKind::Blank), id, &[][..])

@@ -241,10 +241,17 @@ fn gap(image: &Image<'_>, next: Option<&SegmentHeader>, walked: &Walked, before:
         offset: walked.end.offset,
     };
     let next_index = walked.log.next_index(&before.ids);
+    let id_at = |index: u64| walked.log.ids.get(index).or_else(|| before.ids.get(index));
     let gap = |resume: Cursor, end: Option<u64>, term_behind: Option<u64>| {
-        // It goes on below where it stopped: the removal of what is above is among what is missing.
-        let removes_from = end.filter(|end| *end < next_index);
-        let first = removes_from.unwrap_or(next_index);
+        // It goes on below where it stopped, or in an earlier term (a leader may have records of older terms than those
+        // that it replaces): the removal of what is above is among what is missing.
+        let mut first = end.map_or(next_index, |end| end.min(next_index));
+        while let Some(last) = first.checked_sub(1).and_then(id_at)
+            && term_behind.is_some_and(|behind| last.term > behind)
+        {
+            first -= 1;
+        }
+        let removes_from = (first < next_index).then_some(first);
         let last = first.checked_sub(1);
         Gap {
             from,
@@ -252,10 +259,10 @@ fn gap(image: &Image<'_>, next: Option<&SegmentHeader>, walked: &Walked, before:
             resume,
             generation: image.header.generation,
             removes_from,
-            last: last.and_then(|i| walked.log.ids.get(i).or_else(|| before.ids.get(i))),
+            last: last.and_then(id_at),
             first,
             end,
-            term_behind,
+            committed_end: before.committed_end.max(walked.log.committed_end),
             next_term: None,
             removed_from: None,
             before: None,

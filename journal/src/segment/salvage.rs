@@ -50,6 +50,12 @@ impl Salvage {
         spoilt_copies.extend(identity_damaged.then_some("identity"));
         spoilt_copies.extend(peek_vote(&**files, dir)?.then_some("vote"));
         let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
+        // What is said behind a gap may be about records that replaced those that stand here before it.
+        let first_gap = scan
+            .gaps
+            .first()
+            .map_or(u64::MAX, |gap| gap.committed_end.min(gap.first_wanted()));
+        let committed_end = scan.index.committed_end.min(scan.index.ids.end).min(first_gap);
         let shared = Shared {
             ids: scan.index.ids.clone(),
             places: scan.index.places,
@@ -63,7 +69,7 @@ impl Salvage {
             identity,
             gaps: scan.gaps,
             spoilt_copies,
-            committed_end: scan.index.committed_end.min(scan.index.ids.end),
+            committed_end,
             patch_number: scan.patch_number,
             ids: scan.index.ids,
             reader: Mutex::new(reader),
@@ -98,7 +104,7 @@ impl Salvage {
 
     /// The id of the record at `index`, unless that is missing.
     pub fn log_id_at(&self, index: u64) -> Option<LogId> {
-        self.ids.get(index).filter(|id| id.leader != patch::NOBODY)
+        self.ids.get(index).filter(|id| id.leader != patch::MISSING)
     }
 
     /// Records from `start` up to `end`, `bytes_max` of payload but at least one; fewer where one can't be read.

@@ -73,6 +73,8 @@ impl Scan {
         // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
         // the last segment, and the seal of the one before; every earlier seal was synced before a record was
         // written behind it.
+        // So is a name: a segment or a patch may have been renamed and not yet be there for good.
+        files.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
         for s in segments.iter().rev().take(2) {
             s.file.sync_data().map_err(OpenError::io("sync", &s.path))?;
         }

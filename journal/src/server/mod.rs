@@ -9,7 +9,7 @@ mod replicas;
 pub(crate) use channel::channel;
 
 use crate::raft::{Node, NodeConfig, NodeError, RaftService, Repair};
-use crate::segment::OpenError;
+use crate::segment::{Gap, OpenError};
 use cluster::ClusterService;
 use futures_util::stream::{self, Stream};
 use journal::JournalService;
@@ -38,7 +38,7 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), NodeError> {
     let mut stop = pin!(stop);
-    let mut repaired = None;
+    let mut closed = Vec::new();
     let node = loop {
         match Node::open(env.clone(), config.clone()).await {
             Err(NodeError::Open(
@@ -46,12 +46,13 @@ pub async fn run(
                     segment, position, ..
                 },
             )) => {
-                // What a repair did not mend, another will not.
-                if repaired.replace((segment, position)) == Some((segment, position)) {
+                // What a patch did not mend, another will not.
+                if closed.contains(&(segment, position)) {
                     return Err(rot.into());
                 }
-                if !repair(&env, &config, rot, stop.as_mut()).await? {
-                    return Ok(());
+                match repair(&env, &config, rot, stop.as_mut()).await? {
+                    Some(gaps) => closed.extend(gaps.iter().map(Gap::place)),
+                    None => return Ok(()),
                 }
             }
             opened => break opened?,
@@ -79,13 +80,13 @@ pub async fn run(
     result
 }
 
-/// Closes the gaps of a log in which `rot` was found. `false` when `stop` came first.
+/// Closes gaps of a log in which `rot` was found, and tells which. `None` when `stop` came first.
 async fn repair(
     env: &Env,
     config: &NodeConfig,
     rot: OpenError,
     stop: Pin<&mut (impl Future<Output = ()> + Send)>,
-) -> Result<bool, NodeError> {
+) -> Result<Option<Vec<Gap>>, NodeError> {
     tracing::error!("{rot}");
     let Some(repair) = Repair::open(env, config)? else {
         return Err(rot.into());
@@ -101,8 +102,8 @@ async fn repair(
     let mut serving = pin!(serving);
     let repaired = tokio::select! {
         biased; // an ordered stop is not a failure
-        () = stop => Ok(false),
-        repaired = repair.run() => repaired.map(|()| true),
+        () = stop => Ok(None),
+        repaired = repair.run() => repaired.map(Some),
         result = &mut serving => return Err(NodeError::Server(result.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()))),
     };
     drop(ends);

@@ -56,19 +56,29 @@ fn gap(terms: [u64; 10], lost: u64) -> Gap {
     salvage.gaps()[0]
 }
 
-/// The answer of a node with these records from `from` on.
-fn answer(before: (u64, u64), records: Vec<LogRecord>, committed_end: u64) -> v1::RaftFetchResponse {
-    let before = LogId {
-        term: before.0,
+fn id(term: u64, index: u64) -> LogId {
+    LogId {
+        term,
         leader: 0,
-        index: before.1,
-    };
-    fetched(records, Some(before), committed_end).unwrap()
+        index,
+    }
 }
+
+/// The answer of a node with these records behind `before`.
+fn answer(before: (u64, u64), records: Vec<LogRecord>, committed_end: u64) -> v1::RaftFetchResponse {
+    fetched(records, Some(id(before.0, before.1)), None, committed_end).unwrap()
+}
+
+/// A log whose records are of these terms.
+fn log(terms: [u64; 10]) -> impl Fn(u64) -> Option<LogId> + Copy {
+    move |index| terms.get(index as usize).map(|term| id(*term, index))
+}
+
+const NONE: fn(u64) -> Option<LogId> = |_| None;
 
 fn take(gap: Gap, answer: v1::RaftFetchResponse) -> Result<(Taken, Vec<LogRecord>), String> {
     let mut wanted = Wanted::new(gap, 10);
-    let taken = wanted.take(answer)?;
+    let taken = wanted.take(answer, NONE)?;
     Ok((taken, wanted.records))
 }
 
@@ -95,58 +105,83 @@ fn a_record_of_a_known_term_is_the_missing_one_also_before_it_is_committed() {
 }
 
 #[test]
-fn a_committed_record_of_a_later_term_tells_that_what_is_missing_was_removed() {
+fn h07_only_a_committed_record_of_a_later_term_tells_that_what_is_missing_was_removed() {
     let gap = gap([1; 10], 4);
-    assert!(
-        take(gap, answer((1, 3), vec![record(2, 4)], 3)).is_err(),
-        "if it is committed"
-    );
+    // A leader that was cut off has it, and it will be replaced; what this node lost is committed.
+    for committed_end in [3, 4] {
+        let refused = take(gap, answer((1, 3), vec![record(2, 4)], committed_end));
+        assert!(
+            refused.unwrap_err().contains("to be committed"),
+            "below {committed_end}"
+        );
+    }
     let mut wanted = Wanted::new(gap, 0);
-    assert_eq!(wanted.take(answer((1, 3), vec![record(2, 4)], 5)), Ok(Taken::All));
+    let took = wanted.take(answer((1, 3), vec![record(2, 4)], 5), NONE);
+    assert_eq!(took, Ok(Taken::All));
     assert_eq!((wanted.records.len(), wanted.gap.end_wanted(|| 0)), (0, 4));
+    // The same, seen from the records before.
+    let terms = [1; 10];
+    for (committed_end, taken) in [(3, false), (4, true)] {
+        let mut wanted = Wanted::new(gap, 0);
+        let stepped = wanted.take(answer((2, 3), vec![record(2, 4)], committed_end), log(terms));
+        assert_eq!((stepped, wanted.next(), wanted.end()), (Ok(Taken::Part), 3, 3));
+        let took = wanted.take(answer((1, 2), vec![], committed_end), log(terms));
+        assert_eq!(took == Ok(Taken::All), taken, "{took:?}");
+    }
 }
 
 #[test]
 fn h07_another_history_is_not_taken() {
-    let gap = gap([1, 1, 1, 2, 2, 2, 2, 2, 2, 2], 4);
+    let terms = [1, 1, 1, 2, 2, 2, 2, 2, 2, 2];
+    let gap = gap(terms, 4);
+    let mut wanted = Wanted::new(gap, 0);
     assert_eq!(
-        take(gap, answer((1, 3), vec![record(2, 4)], 10)),
-        Ok((Taken::OtherBefore(1), vec![]))
+        wanted.take(answer((1, 3), vec![record(2, 4)], 10), log(terms)),
+        Ok(Taken::Part)
     );
     // From where both agree, what stands here in between is replaced.
-    let below = LogId {
-        term: 1,
-        leader: 0,
-        index: 2,
-    };
-    let mut wanted = Wanted::new(gap.stepped_back(1, Some(below)), 0);
-    assert_eq!(
-        wanted.take(answer((1, 2), vec![record(1, 3), record(2, 4)], 10)),
-        Ok(Taken::All)
-    );
+    assert_eq!(wanted.next(), 3);
+    let took = wanted.take(answer((1, 2), vec![record(1, 3), record(2, 4)], 10), log(terms));
+    assert_eq!(took, Ok(Taken::All));
     assert_eq!(wanted.records, [record(1, 3), record(2, 4)]);
 }
 
 #[test]
-fn what_comes_in_parts_is_put_together_and_what_does_not_follow_is_refused() {
-    let gap = gap([1; 10], 9);
-    assert!(gap.is_open_ended(), "only a mark stands behind it");
-    // There is room for more records than were lost: all that is committed is taken.
-    let mut wanted = Wanted::new(gap, 12);
-    assert_eq!(
-        wanted.take(answer((1, 8), vec![record(1, 9), record(1, 10)], 12)),
-        Ok(Taken::Part)
+fn a_log_that_ends_earlier_tells_where_both_part() {
+    let gap = gap([1; 10], 8);
+    let shorter = |last: LogId, committed_end| fetched(vec![], None, Some(last), committed_end).unwrap();
+    let mut wanted = Wanted::new(gap, 0);
+    let refused = wanted.take(shorter(id(1, 5), 10), log([1; 10]));
+    assert!(
+        refused.unwrap_err().contains("ends with"),
+        "it is the same so far"
     );
+    assert_eq!(wanted.take(shorter(id(2, 5), 6), log([1; 10])), Ok(Taken::Part));
+    assert_eq!((wanted.next(), wanted.end()), (5, 5));
     assert_eq!(
-        wanted.take(answer((1, 10), vec![record(2, 11)], 12)),
+        wanted.take(answer((1, 4), vec![], 6), log([1; 10])),
         Ok(Taken::All)
     );
+}
+
+#[test]
+fn what_one_peer_proved_is_kept_and_what_it_did_not_is_asked_of_the_next() {
+    let gap = gap([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 9);
+    assert!(gap.is_open_ended(), "only a mark stands behind it");
+    // There is room for more records than were lost: all of the log is taken.
+    let mut wanted = Wanted::new(gap, 12);
+    let first = answer((1, 8), vec![record(1, 9), record(1, 10)], 10);
+    assert_eq!(wanted.take(first, NONE), Ok(Taken::Part));
+    wanted.next_peer(&gap);
+    assert_eq!(wanted.next(), 10, "one of the two was proven");
+    let second = answer((1, 9), vec![record(1, 10), record(2, 11)], 12);
+    assert_eq!(wanted.take(second, NONE), Ok(Taken::All));
     assert_eq!(wanted.records.len(), 3);
     for bad in [vec![record(1, 10)], vec![record(0, 9)]] {
-        let refused = Wanted::new(gap, 12).take(answer((1, 8), bad, 12));
+        let refused = Wanted::new(gap, 12).take(answer((1, 8), bad, 12), NONE);
         assert!(refused.unwrap_err().contains("does not follow"));
     }
-    let refused = Wanted::new(gap, 12).take(answer((1, 8), vec![], 12));
+    let refused = Wanted::new(gap, 12).take(answer((1, 8), vec![], 12), NONE);
     assert!(refused.unwrap_err().contains("nothing from 9 on"));
 }
 

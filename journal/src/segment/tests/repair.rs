@@ -15,7 +15,8 @@ fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> (Gap, Vec<Lo
     while gap.before() != id_at(gap.first_wanted().checked_sub(1)) {
         let term = id_at(gap.first_wanted().checked_sub(1)).unwrap().term;
         let further_down = gap.first_wanted().checked_sub(2);
-        gap = gap.stepped_back(term, further_down.and_then(|i| salvage.log_id_at(i)));
+        let index = gap.first_wanted() - 1;
+        gap = gap.stepped_back(index, term, further_down.and_then(|i| salvage.log_id_at(i)));
     }
     let range = |gap: &Gap| gap.first_wanted() as usize..gap.end_wanted(|| others.len() as u64) as usize;
     if let Some(later) = others[range(&gap)].iter().find(|r| gap.is_later(r.id.term)) {
@@ -200,41 +201,69 @@ fn rot_that_is_found_by_a_reader_is_repaired_at_the_next_start() {
     assert_same(&read_all(&node.open().unwrap().0).unwrap(), &want, "healed");
 }
 
+/// Logs as leaders could have had them: one per term, each a beginning of an earlier one and then records of its own.
+/// `(parent, kept, own)` for each.
+fn histories(shape: &[(prop::sample::Index, prop::sample::Index, u64)]) -> Vec<Vec<u64>> {
+    let mut logs: Vec<Vec<u64>> = vec![vec![]];
+    for (term, (parent, kept, own)) in (1..).zip(shape) {
+        let mut log = logs[parent.index(logs.len())].clone();
+        log.truncate(kept.index(log.len() + 1));
+        log.extend((0..*own).map(|_| term));
+        logs.push(log);
+    }
+    logs
+}
+
 proptest! {
     #[test]
     fn whatever_rots_below_the_last_mark_is_closed_by_what_others_have(
-        sizes in prop::collection::vec(0usize..2500, 2..30),
-        cuts in prop::collection::vec(0u64..30, 0..4),
+        shape in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1u64..9), 1..6),
+        follows in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..8),
+        small in any::<bool>(),
         flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 1..7),
     ) {
         let mut node = Node::new(1);
         let (storage, _) = node.open().unwrap();
-        let mut next = 0;
-        for size in &sizes {
-            append(&storage, vec![record(1, next, payload(1, next, *size))]);
-            next += 1;
+        let logs = histories(&shape);
+        let size = |term: u64, index: u64| if small { 0 } else { ((term * 977 + index * 613) % 2500) as usize };
+        let log_record = |term: u64, index: u64| record(term, index, payload(term, index, size(term, index)));
+        // What the node has been told, by whichever leader: whole logs, or beginnings of them.
+        let mut stands: Vec<u64> = Vec::new();
+        let mut switch = |log: &[u64]| {
+            let same = stands.iter().zip(log).take_while(|(a, b)| a == b).count();
+            if same < stands.len() && same < log.len() {
+                storage.truncate_after((same as u64).checked_sub(1), Answer::default().done());
+                stands.truncate(same);
+            }
+            for term in log.iter().skip(stands.len()) {
+                append(&storage, vec![log_record(*term, stands.len() as u64)]);
+                stands.push(*term);
+            }
+        };
+        for (which, upto) in &follows {
+            let log = &logs[which.index(logs.len())];
+            switch(&log[..upto.index(log.len() + 1)]);
         }
-        for (term, cut) in (2..).zip(&cuts) {
-            let cut = cut % next;
-            storage.truncate_after(Some(cut), Answer::default().done());
-            fill(&storage, term, cut + 1, cut + 3, 300);
-            next = cut + 3;
-        }
+        // All of this is committed in the end, and more that the others have.
+        let log = logs.iter().max_by_key(|log| (log.last().copied(), log.len())).unwrap();
+        switch(log);
+        let length = stands.len() as u64;
         storage.idle();
         let want = read_all(&storage).unwrap();
         drop(storage);
+        prop_assume!(stands == *log);
         node.metadata = Arc::default();
         let all = places(&node);
         let (last, before) = all.split_last().unwrap();
         prop_assert_eq!(last.2.kind, Kind::Mark);
+        prop_assume!(!before.is_empty());
         for (at, bit) in &flips {
             let (segment, offset, header) = &before[at.index(before.len())];
             let byte = at.index(header.span() as usize) as u32;
             node.files.flip_bit(&node.segment(*segment), u64::from(offset + byte), *bit);
         }
-        // The others went on meanwhile.
         let mut others = want.clone();
-        others.extend((next..40).map(|i| record(9, i, payload(9, i, 300))));
+        others.extend((length..60).map(|i| record(9, i, payload(9, i, 300))));
         heal(&node, &others);
         let (storage, recovered) = node.open().unwrap();
         prop_assert_eq!(recovered.truncated_bytes, 0);

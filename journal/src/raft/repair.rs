@@ -232,12 +232,14 @@ impl Wanted {
         self.records.last().map(|r| r.id).or(self.gap.before())
     }
 
-    /// Begins with another peer: what the last one did not prove is forgotten.
+    /// Begins with another peer: what the last one did not prove is forgotten, above all that something was removed.
     fn next_peer(&mut self, gap: &Gap) {
-        self.records.truncate(self.proven);
         if self.proven == 0 {
             *self = Wanted::new(*gap, self.log_end);
         }
+        self.records.truncate(self.proven);
+        self.gap = self.gap.removed_as(gap);
+        self.later_at = None;
     }
 
     /// Takes a peer's answer; `id_at` tells the records that stand here.

@@ -132,6 +132,13 @@ impl Gap {
         self
     }
 
+    /// The same gap, what was removed later being as `other` says.
+    #[must_use]
+    pub fn removed_as(mut self, other: &Gap) -> Gap {
+        self.removed_from = other.removed_from;
+        self
+    }
+
     /// Whether the record before is itself missing: another gap must be closed first.
     pub fn waits(&self) -> bool {
         self.before.is_some_and(|id| id.leader == MISSING)

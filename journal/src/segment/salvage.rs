@@ -24,6 +24,7 @@ pub struct Salvage {
     identity: Identity,
     gaps: Vec<Gap>,
     spoilt_copies: Vec<&'static str>,
+    spoilt_headers: Vec<u32>,
     committed_end: u64,
     patch_number: u32,
     ids: LogIds,
@@ -69,6 +70,7 @@ impl Salvage {
             identity,
             gaps: scan.gaps,
             spoilt_copies,
+            spoilt_headers: scan.spoilt_headers,
             committed_end,
             patch_number: scan.patch_number,
             ids: scan.index.ids,
@@ -85,6 +87,11 @@ impl Salvage {
     /// Two-slot files of which one copy is damaged: the next start makes it again from the other.
     pub fn spoilt_copies(&self) -> &[&'static str] {
         &self.spoilt_copies
+    }
+
+    /// Segments whose header block is damaged; the seals before them tell what was in it.
+    pub fn spoilt_headers(&self) -> &[u32] {
+        &self.spoilt_headers
     }
 
     /// Behind the last record.

@@ -4,7 +4,10 @@
 
 use super::error::OpenError;
 use super::file;
-use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader};
+use super::format::{
+    Follows, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
 use super::index::{LogIndex, SegmentLog};
 use super::metadata::Metadata;
 use super::patch::{self, Gap, Patch};
@@ -42,6 +45,8 @@ pub(crate) struct Scan {
     pub(crate) generations: BTreeMap<u32, u64>,
     /// Ranges that were durable and can't be read, in the order of the log.
     pub(crate) gaps: Vec<Gap>,
+    /// Segments whose header block is damaged; what was in it is known.
+    pub(crate) spoilt_headers: Vec<u32>,
     /// The highest number of a patch.
     pub(crate) patch_number: u32,
     /// The segment in which the log ends. One behind it was made for a seal that was never written.
@@ -67,7 +72,7 @@ impl Scan {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, OpenError> {
         let files = &**env.files();
-        let mut segments = find(files, dir, node)?;
+        let (mut segments, spoilt_headers) = find(files, dir, node)?;
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
         // What is read here may never have reached the disk: a process that was killed between a write and its
         // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
@@ -152,6 +157,7 @@ impl Scan {
                 index,
                 generations,
                 gaps,
+                spoilt_headers,
                 patch_number,
                 last: segments.swap_remove(i),
                 end,
@@ -191,15 +197,32 @@ pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
 }
 
 /// The segment files of `dir`, in order, each with a header that checks out.
-fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<Vec<Found>, OpenError> {
+///
+/// Also returns the numbers of those whose header is damaged and was told by the seal before.
+fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, Vec<u32>), OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let mut segments: Vec<Found> = Vec::new();
+    let (mut segments, mut spoilt_headers): (Vec<Found>, _) = (Vec::new(), Vec::new());
     for number in names.iter().filter_map(|n| file::number_of(n)) {
         let path = file::path_of(dir, number);
         let file = files
             .open(&path, Mode::Write)
             .map_err(OpenError::io("open", &path))?;
-        let (header, crc) = file::read_header(&*file, dir, number)?;
+        let (header, crc) = match file::read_header(&*file, dir, number) {
+            Err(rot @ OpenError::Rot { .. }) => {
+                let told = match segments.last() {
+                    Some(before) => told_by_seal(before, &*file, &path, number)?,
+                    None => None,
+                };
+                let told = told.ok_or(rot)?;
+                tracing::error!(
+                    segment = number,
+                    "its header is damaged; the seal before it tells what it was"
+                );
+                spoilt_headers.push(number);
+                told
+            }
+            read => read?,
+        };
         if header.node != node.get() {
             let found = format!("node {:016x}", header.node);
             return Err(OpenError::Foreign {
@@ -221,7 +244,59 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<Vec<Found>, OpenE
             file,
         });
     }
-    Ok(segments)
+    Ok((segments, spoilt_headers))
+}
+
+/// The header of segment `number` in `file`, whose block is damaged: the seal that ends the segment before names all that is
+/// in it, and the first record proves it by its link. Without a record nothing does: the seal may be one that a cut
+/// has made void.
+fn told_by_seal(
+    before: &Found,
+    file: &dyn File,
+    path: &Path,
+    number: u32,
+) -> Result<Option<(SegmentHeader, u32)>, OpenError> {
+    let bytes = file::read_all(&*before.file, &before.path)?;
+    let generation = before.header.generation;
+    let seal = (SEGMENT_HEADER_BYTES..bytes.len() as u32)
+        .step_by(RECORD_ALIGN as usize)
+        .find_map(|offset| {
+            let at = Position {
+                segment: before.header.segment,
+                offset,
+            };
+            let (seal, crc) = RecordHeader::decode(&bytes[offset as usize..], generation, at)?;
+            (seal.kind == Kind::Seal && seal.term == number.into()).then_some((at, seal, crc))
+        });
+    let Some((at, seal, link)) = seal else {
+        return Ok(None);
+    };
+    // As `Writer::roll` makes it.
+    let header = SegmentHeader {
+        segment: number,
+        generation: seal.leader,
+        node: before.header.node,
+        follows: Follows::Seal,
+        previous_end: Position {
+            offset: at.offset + RECORD_HEADER_BYTES,
+            ..at
+        },
+        previous_link: link,
+        durable: at,
+        next_index: seal.index,
+    };
+    let (_, crc) = header.encode();
+    let mut first = [0; RECORD_HEADER_BYTES as usize];
+    file.read_at(&mut first, SEGMENT_HEADER_BYTES.into())
+        .map_err(OpenError::io("read", path))?;
+    let at = Position {
+        segment: number,
+        offset: SEGMENT_HEADER_BYTES,
+    };
+    let first = RecordHeader::decode(&first, header.generation, at);
+    Ok(first
+        .filter(|(record, _)| record.link == crc)
+        .map(|_| (header, crc)))
 }
 
 /// The summary of a sealed segment, if it is that of the file found.

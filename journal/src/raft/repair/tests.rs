@@ -165,6 +165,28 @@ fn a_log_that_ends_earlier_tells_where_both_part() {
 }
 
 #[test]
+fn h07_what_one_peer_could_not_prove_is_not_proven_by_another() {
+    // Records 4 to 6 are missing. One peer has two of them, committed, and was cut off with a later record of its own.
+    let mut gap = gap([1; 10], 6);
+    gap = gap.stepped_back(4, 1, Some(id(1, 3)));
+    let mut wanted = Wanted::new(gap, 0);
+    let cut_off = answer((1, 3), vec![record(1, 4), record(1, 5), record(2, 6)], 6);
+    assert!(
+        wanted
+            .take(cut_off, NONE)
+            .unwrap_err()
+            .contains("to be committed")
+    );
+    wanted.next_peer(&gap);
+    assert_eq!((wanted.next(), wanted.end()), (6, 7));
+    assert_eq!(
+        wanted.take(answer((1, 5), vec![record(1, 6)], 10), NONE),
+        Ok(Taken::All)
+    );
+    assert_eq!(wanted.records, [record(1, 4), record(1, 5), record(1, 6)]);
+}
+
+#[test]
 fn what_one_peer_proved_is_kept_and_what_it_did_not_is_asked_of_the_next() {
     let gap = gap([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 9);
     assert!(gap.is_open_ended(), "only a mark stands behind it");

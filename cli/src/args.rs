@@ -16,8 +16,8 @@ use std::time::Duration;
 #[command(
     name = "redoubt",
     version,
-    after_help = "Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not check; 3 nobody could \
-                  answer in time; 130 killed by a second Ctrl-C."
+    after_help = "Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not \
+                  check; 3 nobody could answer in time; 130 killed by a second Ctrl-C."
 )]
 pub(crate) struct Args {
     /// What to do.

@@ -1,7 +1,7 @@
 //! `redoubt`: status, tail, rebuild and bootstrap of a journal's cluster, and whole clusters on one machine.
 //!
-//! Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not check; 3 nobody could answer in time
-//! (no quorum, nothing listens, not healthy in time); 130 `dev up` was killed by a second Ctrl-C.
+//! Exit codes: 0 done; 1 refused or failed; 2 the command line can't be understood, or verify could not check; 3 nobody
+//! could answer in time (no quorum, nothing listens, not healthy in time); 130 `dev up` was killed by a second Ctrl-C.
 
 mod args;
 mod bootstrap;

@@ -91,6 +91,34 @@ pub(super) fn envelope(cluster: ClusterId, from: NodeId, to: u64) -> v1::RaftEnv
     }
 }
 
+/// Whether a peer's request was meant for the node `me` of `cluster`: for this incarnation of it (H6).
+///
+/// # Errors
+/// A sentence for the peer's log.
+pub(super) fn meant_for(
+    envelope: Option<&v1::RaftEnvelope>,
+    cluster: &str,
+    me: NodeId,
+) -> Result<(), String> {
+    let envelope = envelope.ok_or("field `envelope` is missing")?;
+    if redoubt_env::planted::on("h06_any_incarnation") {
+        return Ok(());
+    }
+    if envelope.cluster_id != cluster {
+        return Err(format!(
+            "meant for cluster {}, this node is of {cluster:?}",
+            envelope.cluster_id
+        ));
+    }
+    if envelope.to_node != me.get() {
+        return Err(format!(
+            "meant for incarnation {:016x}, this is {me}",
+            envelope.to_node
+        ));
+    }
+    Ok(())
+}
+
 fn raft_client(env: &Env, address: &str) -> RaftClient<Channel> {
     RaftClient::new(crate::server::channel(env, address))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)

@@ -3,7 +3,7 @@
 use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_config};
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
-use super::network::{Network, Peers};
+use super::network::{Network, Peers, meant_for};
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig};
 use crate::append::{Command, Genesis, Verdict};
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
+type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// How often a node looks whether the journal's first entry is still to be proposed.
 const GENESIS_EVERY: Duration = Duration::from_millis(100);
@@ -313,7 +313,6 @@ impl Node {
 
     /// Raft, if a peer's request was meant for this incarnation of this cluster.
     pub(super) fn meant_for_us(&self, envelope: Option<&v1::RaftEnvelope>) -> Result<Raft, String> {
-        let envelope = envelope.ok_or("field `envelope` is missing")?;
         {
             let identity = self.identity();
             let cluster = identity
@@ -321,18 +320,7 @@ impl Node {
                 .as_ref()
                 .map(|c| c.cluster.to_string())
                 .unwrap_or_default();
-            if envelope.cluster_id != cluster && !redoubt_env::planted::on("h06_any_incarnation") {
-                return Err(format!(
-                    "meant for cluster {}, this node is of {cluster:?}",
-                    envelope.cluster_id
-                ));
-            }
-            if envelope.to_node != identity.node.get() && !redoubt_env::planted::on("h06_any_incarnation") {
-                return Err(format!(
-                    "meant for incarnation {:016x}, this is {}",
-                    envelope.to_node, identity.node
-                ));
-            }
+            meant_for(envelope, &cluster, identity.node)?;
         }
         self.raft().map_err(|e| e.to_string())
     }

@@ -20,7 +20,7 @@
 //! identifiers.
 
 use super::config::{NodeConfig, NodeError, open_metadata};
-use super::network::{Peers, envelope};
+use super::network::{Peers, envelope, meant_for};
 use super::service::fetch_refused;
 use super::types::{
     entry_from_disk, entry_from_wire, entry_to_disk, entry_to_wire, log_id_from_disk, log_id_to_wire,
@@ -76,7 +76,7 @@ impl Repair {
     pub fn service(&self) -> RepairService {
         RepairService {
             cluster: self.cluster.to_string(),
-            me: self.me.get(),
+            me: self.me,
             salvage: Arc::downgrade(&self.salvage),
         }
     }
@@ -280,25 +280,23 @@ impl Wanted {
         }
         let (first, end) = (self.gap.first_wanted(), self.end());
         let of_one_term = |term: u64| self.records.iter().all(|r| r.id.term == term);
-        if self.gap.term().is_some_and(of_one_term) || redoubt_env::planted::on("h07_repair_with_anything") {
-            self.proven = self.records.len();
+        let by_term =
+            self.gap.term().is_some_and(of_one_term) || redoubt_env::planted::on("h07_repair_with_anything");
+        self.proven = if by_term {
+            self.records.len()
         } else {
             let below = answer.committed_end.saturating_sub(first);
-            self.proven = self.proven.max(self.records.len().min(below as usize));
-        }
+            self.proven.max(self.records.len().min(below as usize))
+        };
         if self.next() < end {
             return match came {
                 0 => Err(format!("it has nothing from {next} on")),
                 _ => Ok(Taken::Part),
             };
         }
-        // Nothing was taken: then the record before must be proven, or that what stands here was removed.
-        let nothing = self.records.is_empty() && answer.committed_end < end && self.gap.term().is_none();
-        let unproven = self.proven < self.records.len()
-            || nothing
-            || self.later_at.is_some_and(|index| answer.committed_end <= index);
-        if unproven && !redoubt_env::planted::on("h07_repair_with_anything") {
-            let needed = end.max(self.later_at.map_or(0, |index| index + 1));
+        // Also where no record is missing: the one before is proven by it, or that what stands here was removed.
+        let needed = end.max(self.later_at.map_or(0, |index| index + 1));
+        if !by_term && answer.committed_end < needed {
             return Err(format!(
                 "it knows what is below {} to be committed, not what is below {needed}",
                 answer.committed_end
@@ -365,17 +363,14 @@ fn lock(salvage: &Mutex<Salvage>) -> MutexGuard<'_, Salvage> {
 /// What a node answers while its gaps are being closed.
 pub struct RepairService {
     cluster: String,
-    me: u64,
+    me: NodeId,
     /// Weak: a connection that outlives the repair must not keep the directory locked.
     salvage: Weak<Mutex<Salvage>>,
 }
 
 impl RepairService {
     fn fetch(&self, request: &v1::RaftFetchRequest) -> Result<v1::RaftFetchResponse, String> {
-        let envelope = request.envelope.as_ref().ok_or("field `envelope` is missing")?;
-        if envelope.cluster_id != self.cluster || envelope.to_node != self.me {
-            return Err("meant for another node".to_owned());
-        }
+        meant_for(request.envelope.as_ref(), &self.cluster, self.me)?;
         let salvage = self.salvage.upgrade().ok_or("the repair is over")?;
         let salvage = lock(&salvage);
         let before = request.first.checked_sub(1).and_then(|i| salvage.log_id_at(i));

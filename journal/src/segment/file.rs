@@ -53,15 +53,15 @@ pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result
     Ok(())
 }
 
-/// Makes a segment: header and zeros are durable, and so is its name, before this returns. It is there whole
-/// or not at all, so a header that can't be read is never a crash's doing. Replaces a file of the same name.
-pub(crate) fn create(
+/// Makes the file `number`, a segment or a patch, with what `fill` writes into it: content and name are durable before
+/// this returns, so it is there whole or not at all. Replaces a file of the same name.
+pub(crate) fn publish(
     files: &dyn Files,
     dir: &Path,
-    header: &SegmentHeader,
-    bytes: u32,
-) -> Result<(Arc<dyn File>, u32), Failure> {
-    let path = path_of(dir, header.segment);
+    number: u32,
+    fill: impl FnOnce(&dyn File) -> Result<(), Failure>,
+) -> Result<Arc<dyn File>, Failure> {
+    let path = path_of(dir, number);
     let fresh = path.with_extension("new");
     let fail = |verb| Failure::new(verb, &path);
     match files.remove(&fresh) {
@@ -69,13 +69,28 @@ pub(crate) fn create(
         _ => {}
     }
     let file = files.open(&fresh, Mode::CreateNew).map_err(fail("create"))?;
-    let (block, crc) = header.encode();
-    file.write_at(&[IoSlice::new(&block)], 0)
-        .map_err(fail("write the header of"))?;
-    write_zeros(&*file, SEGMENT_HEADER_BYTES.into(), bytes.into()).map_err(fail("fill"))?;
+    fill(&*file)?;
     file.sync_data().map_err(fail("sync"))?;
     files.rename(&fresh, &path).map_err(fail("rename"))?;
     files.sync_dir(dir).map_err(Failure::new("sync", dir))?;
+    Ok(file)
+}
+
+/// Makes a segment of `bytes`, its header and then zeros. A header that can't be read is never a crash's doing.
+pub(crate) fn create(
+    files: &dyn Files,
+    dir: &Path,
+    header: &SegmentHeader,
+    bytes: u32,
+) -> Result<(Arc<dyn File>, u32), Failure> {
+    let path = path_of(dir, header.segment);
+    let fail = |verb| Failure::new(verb, &path);
+    let (block, crc) = header.encode();
+    let file = publish(files, dir, header.segment, |file| {
+        file.write_at(&[IoSlice::new(&block)], 0)
+            .map_err(fail("write the header of"))?;
+        write_zeros(file, SEGMENT_HEADER_BYTES.into(), bytes.into()).map_err(fail("fill"))
+    })?;
     Ok((file, crc))
 }
 

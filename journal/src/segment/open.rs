@@ -195,11 +195,7 @@ pub(crate) fn peek_vote(files: &dyn Files, dir: &Path) -> Result<bool, OpenError
     Ok(damaged)
 }
 
-pub(crate) fn load_identity(
-    files: &dyn Files,
-    dir: &Path,
-    name: &str,
-) -> Result<(Slots, Identity), OpenError> {
+fn load_identity(files: &dyn Files, dir: &Path, name: &str) -> Result<(Slots, Identity), OpenError> {
     let path = dir.join(IDENTITY);
     let (slots, payload) = Slots::load(files, &path, IDENTITY_MAGIC)?;
     let identity = decode_identity(&payload).ok_or_else(|| garbled(&path))?;

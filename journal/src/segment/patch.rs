@@ -209,14 +209,6 @@ pub(crate) fn write(
 ) -> Result<(), Failure> {
     let number = number | PATCH_BIT;
     let path = file::path_of(dir, number);
-    let fresh = path.with_extension("new");
-    let fail = |verb| Failure::new(verb, &path);
-    match files.remove(&fresh) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(fail("remove the leftover of")(e));
-        }
-        _ => {}
-    }
     let header = SegmentHeader {
         segment: number,
         generation: file_generation,
@@ -262,44 +254,44 @@ pub(crate) fn write(
         .chain(records.iter().map(|r| (Kind::Log(r.kind), r.id, &r.payload[..])))
         .chain(filler)
         .chain([(Kind::Seal, last, &[][..])]);
-    let file = files.open(&fresh, Mode::CreateNew).map_err(fail("create"))?;
-    let mut written = 0;
-    for (kind, id, payload) in all {
-        let at = Position {
-            segment: number,
-            offset: end.offset,
-        };
-        let record = RecordHeader {
-            kind,
-            payload_bytes: payload.len() as u32,
-            payload_crc: checksum(file_generation, at, payload),
-            term: id.term,
-            leader: id.leader,
-            index: id.index,
-            durable: Position {
-                segment: 0,
-                offset: 0,
-            },
-            committed_end: 0,
-            link: end.link,
-        };
-        let (head, link) = record.encode(file_generation, at);
-        block.extend_from_slice(&head);
-        block.extend_from_slice(payload);
-        let offset = u64::from(at.offset) + record.span();
-        block.resize((offset - written) as usize, 0);
-        file.write_at(&[IoSlice::new(&block)], written)
-            .map_err(fail("write"))?;
-        written = offset;
-        block.clear();
-        end = Cursor {
-            offset: u32::try_from(offset).map_err(|_| Failure::too_large(&path))?,
-            link,
-        };
-    }
-    file.sync_data().map_err(fail("sync"))?;
-    files.rename(&fresh, &path).map_err(fail("rename"))?;
-    files.sync_dir(dir).map_err(Failure::new("sync", dir))
+    file::publish(files, dir, number, |file| {
+        let mut written = 0;
+        for (kind, id, payload) in all {
+            let at = Position {
+                segment: number,
+                offset: end.offset,
+            };
+            let record = RecordHeader {
+                kind,
+                payload_bytes: payload.len() as u32,
+                payload_crc: checksum(file_generation, at, payload),
+                term: id.term,
+                leader: id.leader,
+                index: id.index,
+                durable: Position {
+                    segment: 0,
+                    offset: 0,
+                },
+                committed_end: 0,
+                link: end.link,
+            };
+            let (head, link) = record.encode(file_generation, at);
+            block.extend_from_slice(&head);
+            block.extend_from_slice(payload);
+            let offset = u64::from(at.offset) + record.span();
+            block.resize((offset - written) as usize, 0);
+            file.write_at(&[IoSlice::new(&block)], written)
+                .map_err(Failure::new("write", &path))?;
+            written = offset;
+            block.clear();
+            end = Cursor {
+                offset: u32::try_from(offset).map_err(|_| Failure::too_large(&path))?,
+                link,
+            };
+        }
+        Ok(())
+    })
+    .map(drop)
 }
 
 /// The patches in `dir` that are whole, oldest first, and the highest number that any has.

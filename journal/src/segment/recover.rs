@@ -405,9 +405,15 @@ pub(crate) fn segment(
             gap: gap(image, next.map(|n| n.header), walked, before),
         }
     };
-    let last = |walked: Walked, torn_bytes, cut| {
+    // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.
+    let ends = |walked: Walked, cut_if_clean| {
+        let (torn_bytes, cut) = match judge_tail(image, walked.end.offset) {
+            Tail::Clean => (0, cut_if_clean),
+            Tail::Torn { bytes } => (bytes, true),
+            Tail::Rot => return Err(rot(&walked)),
+        };
         let end = walked.end;
-        Judged::new(walked, End::Last { end, torn_bytes, cut })
+        Ok(Judged::new(walked, End::Last { end, torn_bytes, cut }))
     };
     let Some(next) = next else {
         if let Some(sealed) = walked.sealed {
@@ -415,11 +421,7 @@ pub(crate) fn segment(
                 segment: sealed.next_segment,
             });
         }
-        return match judge_tail(image, walked.end.offset) {
-            Tail::Clean => Ok(last(walked, 0, false)),
-            Tail::Torn { bytes } => Ok(last(walked, bytes, true)),
-            Tail::Rot => Err(rot(&walked)),
-        };
+        return ends(walked, false);
     };
     let here = Position {
         segment: number,
@@ -453,9 +455,5 @@ pub(crate) fn segment(
     if !unused {
         return Err(rot(&walked));
     }
-    match judge_tail(image, walked.end.offset) {
-        Tail::Clean => Ok(last(walked, 0, true)),
-        Tail::Torn { bytes } => Ok(last(walked, bytes, true)),
-        Tail::Rot => Err(rot(&walked)),
-    }
+    ends(walked, true)
 }

@@ -86,6 +86,8 @@ impl Scan {
         let mut index = LogIndex::default();
         let mut generations: BTreeMap<_, _> = patches.iter().map(|p| (p.number, p.file_generation)).collect();
         let mut gaps: Vec<Gap> = Vec::new();
+        // The next segment's bytes, where they were needed to judge the one before it.
+        let mut ahead: Option<Vec<u8>> = None;
         for i in 0..segments.len() {
             let found = &segments[i];
             let next = segments.get(i + 1);
@@ -100,7 +102,10 @@ impl Scan {
                 followed(&mut gaps, summary.log.ids.runs.first().map(|run| run.term));
                 continue;
             }
-            let bytes = file::read_all(&*found.file, &found.path)?;
+            let bytes = match ahead.take() {
+                Some(bytes) => bytes,
+                None => file::read_all(&*found.file, &found.path)?,
+            };
             progress(bytes.len() as u64);
             let next_is_last = i + 2 == segments.len();
             let next_bytes = match next {
@@ -148,6 +153,7 @@ impl Scan {
                 });
             }
             let End::Last { end, torn_bytes, cut } = end else {
+                ahead = next_is_last.then_some(next_bytes);
                 continue;
             };
             for gap in &mut gaps {

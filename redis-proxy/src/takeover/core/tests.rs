@@ -452,18 +452,6 @@ fn a_server_older_than_7_0_is_refused_with_the_reason() {
     assert!(why.contains("6.2.14") && why.contains("relative TTLs"), "{why}");
 }
 
-/// The lines up to the first look after the grant of epoch 2 at tail 500.
-fn about_to_be_fed() -> Vec<(Event, &'static str)> {
-    vec![
-        (Event::Started, "look"),
-        (looked(replica(50, 2, 500)), "acquire"),
-        (granted(2, past(record(1, 40, 0), &[(1, 0), (2, 0)], 500)), "look"),
-        (looked(replica(50, 2, 400)), "prepare"),
-        (Event::Done, "wait"),
-        (Event::Done, "look"),
-    ]
-}
-
 #[test]
 fn a_fence_midway_leads_back_to_the_start() {
     let whole = first_start();

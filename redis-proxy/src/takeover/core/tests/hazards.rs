@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// The lines up to the first look after the grant of epoch 2 at tail 500.
+fn about_to_be_fed() -> Vec<(Event, &'static str)> {
+    vec![
+        (Event::Started, "look"),
+        (looked(replica(50, 2, 500)), "acquire"),
+        (granted(2, past(record(1, 40, 0), &[(1, 0), (2, 0)], 500)), "look"),
+        (looked(replica(50, 2, 400)), "prepare"),
+        (Event::Done, "wait"),
+        (Event::Done, "look"),
+    ]
+}
+
 #[test]
 fn h16_what_is_not_there_is_not_promoted() {
     let mut loading_failed = replica(50, 2, 500);

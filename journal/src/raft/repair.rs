@@ -187,6 +187,9 @@ impl Repair {
     }
 }
 
+/// Why a gap can't be closed yet.
+const ANOTHER_FIRST: &str = "another gap must be closed first";
+
 /// What is still wanted.
 struct Wanted {
     gap: Gap,
@@ -315,15 +318,17 @@ impl Wanted {
         let Some((term, index)) = theirs.filter(|_| self.records.is_empty()) else {
             return Err(format!("it has {theirs:?} where {stands:?} stands here"));
         };
-        let here = id_at(index);
-        if index + 1 > self.gap.first_wanted()
-            || here.is_some_and(|id| id.term == term && id.leader != NOBODY)
-        {
+        if index + 1 > self.gap.first_wanted() {
+            return Err(format!("its log ends with {theirs:?}"));
+        }
+        // Whether a record that is missing here is the peer's can't be told.
+        let here = id_at(index).ok_or(ANOTHER_FIRST)?;
+        if here.term == term && here.leader != NOBODY {
             return Err(format!("its log ends with {theirs:?}"));
         }
         let before = index
             .checked_sub(1)
-            .map(|i| id_at(i).ok_or("another gap must be closed first"));
+            .map(|i| id_at(i).ok_or(ANOTHER_FIRST));
         if self.gap.is_later(term) {
             self.later_at = Some(index);
         }

@@ -14,6 +14,7 @@ use super::format::{
 use super::index::{LogIndex, SegmentLog};
 use super::model::LogId;
 use super::patch::{Gap, Patch};
+use std::collections::BTreeMap;
 
 /// A segment file's header and bytes.
 pub(crate) struct Image<'a> {
@@ -72,8 +73,9 @@ pub(crate) enum Verdict {
         index: u64,
         gap: Option<Gap>,
     },
-    /// Checksums are right, content isn't: a bug, or files of two histories in one directory.
-    Contradiction { segment: u32, what: String },
+    /// Checksums are right, content isn't: a bug, or files of two histories in one directory; or, where a gap lies before
+    /// it, what the gap held. `term` is that of the record that does not fit.
+    Contradiction { segment: u32, what: String, term: Option<u64> },
     /// The segment that must follow is not there.
     Missing { segment: u64 },
 }
@@ -149,6 +151,7 @@ pub(crate) fn walk(
                     return Err(Verdict::Contradiction {
                         segment: at.segment,
                         what,
+                        term: Some(id.term),
                     });
                 }
                 log.push(id, at);
@@ -234,7 +237,13 @@ pub(crate) fn highest_mark(image: &Image<'_>, from: u32) -> Option<Position> {
 
 /// What would close the damage behind `walked`: where reading can go on, and which records are missing until then.
 /// `next` is the header behind this segment. `None` when there is nothing behind it.
-fn gap(image: &Image<'_>, next: Option<&SegmentHeader>, walked: &Walked, before: &LogIndex) -> Option<Gap> {
+fn gap(
+    image: &Image<'_>,
+    next: Option<&SegmentHeader>,
+    walked: &Walked,
+    before: &LogIndex,
+    learnt: &Learnt,
+) -> Option<Gap> {
     let segment = image.header.segment;
     let from = Position {
         segment,
@@ -242,9 +251,11 @@ fn gap(image: &Image<'_>, next: Option<&SegmentHeader>, walked: &Walked, before:
     };
     let next_index = walked.log.next_index(&before.ids);
     let id_at = |index: u64| walked.log.ids.get(index).or_else(|| before.ids.get(index));
+    let further_behind = learnt.get(&from).copied();
     let gap = |resume: Cursor, end: Option<u64>, term_behind: Option<u64>| {
         // It goes on below where it stopped, or in an earlier term (a leader may have records of older terms than those
         // that it replaces): the removal of what is above is among what is missing.
+        let term_behind = term_behind.into_iter().chain(further_behind).min();
         let mut first = end.map_or(next_index, |end| end.min(next_index));
         while let Some(last) = first.checked_sub(1).and_then(id_at)
             && term_behind.is_some_and(|behind| last.term > behind)
@@ -379,6 +390,10 @@ impl Judged {
     }
 }
 
+/// Terms of records that lie somewhere behind a damaged place and did not fit what stands before it: what is before it and
+/// of a later term was removed by what is missing there.
+pub(crate) type Learnt = BTreeMap<Position, u64>;
+
 /// Replays one segment and decides how it ends. `next` is the segment behind it, if there is one.
 ///
 /// # Errors
@@ -389,6 +404,7 @@ pub(crate) fn segment(
     next_is_last: bool,
     before: &LogIndex,
     patches: &[Patch],
+    learnt: &Learnt,
 ) -> Result<Judged, Verdict> {
     let number = image.header.segment;
     let stop = match next.map(|n| n.header) {
@@ -402,7 +418,7 @@ pub(crate) fn segment(
             segment: number,
             offset: walked.end.offset,
             index,
-            gap: gap(image, next.map(|n| n.header), walked, before),
+            gap: gap(image, next.map(|n| n.header), walked, before, learnt),
         }
     };
     // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.
@@ -450,6 +466,7 @@ pub(crate) fn segment(
         return Err(Verdict::Contradiction {
             segment: number,
             what,
+            term: None,
         });
     }
     if !unused {

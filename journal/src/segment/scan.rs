@@ -11,7 +11,7 @@ use super::format::{
 use super::index::{LogIndex, SegmentLog};
 use super::metadata::Metadata;
 use super::patch::{self, Gap, Patch};
-use super::recover::{self, Cursor, End, Image, Judged, Verdict};
+use super::recover::{self, Cursor, End, Image, Judged, Learnt, Verdict};
 use super::summary::{self, Summary};
 use redoubt_env::Env;
 use redoubt_env::files::{File, Files, Mode};
@@ -64,6 +64,9 @@ pub(crate) struct Scan {
 
 impl Scan {
     /// Reads all but the segments that a summary in `metadata` tells of. `progress` hears of each file's bytes.
+    ///
+    /// A record behind a gap may be of an older term than what stands before the gap; then the removal of that was in it. Where
+    /// only a later file tells so, all is read again with what was learnt; each time a term gets lower, so this ends.
     pub(crate) fn of(
         env: &Env,
         dir: &Path,
@@ -71,6 +74,33 @@ impl Scan {
         metadata: &dyn Metadata,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, OpenError> {
+        let mut learnt = Learnt::new();
+        let mut told = 0;
+        loop {
+            let mut reached = 0;
+            let mut further = |bytes| {
+                reached += 1;
+                if reached > told {
+                    told = reached;
+                    progress(bytes);
+                }
+            };
+            let (gap, term) = match Self::with(env, dir, node, metadata, &learnt, &mut further) {
+                Ok(scan) => return Ok(scan),
+                Err(Refused { error, misfit }) => misfit.ok_or(error)?,
+            };
+            learnt.insert(gap, term);
+        }
+    }
+
+    fn with(
+        env: &Env,
+        dir: &Path,
+        node: NodeId,
+        metadata: &dyn Metadata,
+        learnt: &Learnt,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Scan, Refused> {
         let files = &**env.files();
         let (mut segments, spoilt_headers) = find(files, dir, node)?;
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
@@ -116,7 +146,8 @@ impl Scan {
             let image = found.image(&bytes);
             let earlier = gaps.len();
             let judged = loop {
-                match recover::segment(&image, next_image.as_ref(), next_is_last, &index, &patches) {
+                let next = next_image.as_ref();
+                match recover::segment(&image, next, next_is_last, &index, &patches, learnt) {
                     Ok(judged) => break judged,
                     // Goes on behind it: there may be more, and what is whole is of use to others.
                     Err(Verdict::Rot { gap: Some(gap), .. }) => {
@@ -124,9 +155,14 @@ impl Scan {
                         gaps.push(gap);
                     }
                     Err(verdict) => {
-                        return Err(gaps
+                        let term = match &verdict {
+                            Verdict::Contradiction { term, .. } => *term,
+                            _ => None,
+                        };
+                        let error = gaps
                             .first()
-                            .map_or_else(|| refusal(dir, verdict), |g| rotten(dir, g)));
+                            .map_or_else(|| refusal(dir, verdict), |g| rotten(dir, g));
+                        return Err(Refused::because_of(error, &gaps, term, learnt));
                     }
                 }
             };
@@ -147,10 +183,12 @@ impl Scan {
                 followed(std::slice::from_mut(gap), term);
             }
             if !index.absorb(&log) {
-                return Err(OpenError::Contradiction {
+                let error = OpenError::Contradiction {
                     path: found.path.clone(),
                     what: "its records do not follow those of the segment before".to_owned(),
-                });
+                };
+                let term = log.ids.runs.first().map(|run| run.term);
+                return Err(Refused::because_of(error, &gaps, term, learnt));
             }
             let End::Last { end, torn_bytes, cut } = end else {
                 ahead = next_is_last.then_some(next_bytes);
@@ -175,7 +213,32 @@ impl Scan {
         }
         Err(OpenError::Missing {
             path: file::path_of(dir, segments.len() as u32 + 1),
-        })
+        }
+        .into())
+    }
+}
+
+/// Why a scan ended early.
+struct Refused {
+    error: OpenError,
+    /// The gap that explains it, and the term of a record behind it.
+    misfit: Option<(Position, u64)>,
+}
+
+impl From<OpenError> for Refused {
+    fn from(error: OpenError) -> Self {
+        Refused { error, misfit: None }
+    }
+}
+
+impl Refused {
+    /// A record of `term` does not fit behind the last of `gaps`: explained by it, unless that was learnt already.
+    fn because_of(error: OpenError, gaps: &[Gap], term: Option<u64>, learnt: &Learnt) -> Refused {
+        let misfit = gaps.last().map(|gap| gap.from).zip(term);
+        Refused {
+            error,
+            misfit: misfit.filter(|(gap, term)| learnt.get(gap).is_none_or(|known| term < known)),
+        }
     }
 }
 
@@ -343,7 +406,7 @@ fn refusal(dir: &Path, verdict: Verdict) -> OpenError {
             position: offset,
             index,
         },
-        Verdict::Contradiction { segment, what } => OpenError::Contradiction {
+        Verdict::Contradiction { segment, what, .. } => OpenError::Contradiction {
             path: file::path_of(dir, segment),
             what,
         },

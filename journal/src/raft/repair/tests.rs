@@ -165,6 +165,19 @@ fn a_log_that_ends_earlier_tells_where_both_part() {
 }
 
 #[test]
+fn h07_nothing_is_said_to_be_removed_while_a_record_before_is_missing() {
+    let gap = gap([1; 10], 8);
+    let shorter = |index| fetched(vec![], None, Some(id(2, index)), 10).unwrap();
+    // Record 4 is missing too. What a peer has there may be that record, or what came after its removal.
+    let holey = |index| log([1; 10])(index).filter(|id| id.index != 4);
+    for index in [4, 5] {
+        let refused = Wanted::new(gap, 0).take(shorter(index), holey);
+        assert_eq!(refused, Err(ANOTHER_FIRST.to_owned()), "record {index}");
+    }
+    assert_eq!(Wanted::new(gap, 0).take(shorter(6), holey), Ok(Taken::Part));
+}
+
+#[test]
 fn h07_what_one_peer_could_not_prove_is_not_proven_by_another() {
     // Records 4 to 6 are missing. One peer has two of them, committed, and was cut off with a later record of its own.
     let mut gap = gap([1; 10], 6);

@@ -321,6 +321,9 @@ impl Wanted {
         if index + 1 > self.gap.first_wanted() {
             return Err(format!("its log ends with {theirs:?}"));
         }
+        if !self.gap.may_step_back() {
+            return Err(ANOTHER_FIRST.to_owned());
+        }
         // Whether a record that is missing here is the peer's can't be told.
         let here = id_at(index).ok_or(ANOTHER_FIRST)?;
         if here.term == term && here.leader != NOBODY {

@@ -53,6 +53,8 @@ pub struct Gap {
     pub(crate) removed_from: Option<u64>,
     /// The id of the record before [`Gap::first_wanted`].
     pub(crate) before: Option<LogId>,
+    /// There is another gap before it in the log.
+    pub(crate) behind_another: bool,
 }
 
 impl Gap {
@@ -103,6 +105,12 @@ impl Gap {
     /// The id that the record before [`Gap::first_wanted`] has, `None` at the log's beginning.
     pub fn before(&self) -> Option<LogId> {
         self.before
+    }
+
+    /// Whether it may be [`Gap::stepped_back`]: not while another gap is before it. That one may have held the removal which
+    /// made the records before this one other ones than those that stand here.
+    pub fn may_step_back(&self) -> bool {
+        !self.behind_another
     }
 
     /// The same gap, seen from further down: this node's record at `index` is not the one that is committed, whose term

@@ -277,6 +277,7 @@ fn gap(
             next_term: None,
             removed_from: None,
             before: None,
+            behind_another: false,
         }
     };
     let next = next.filter(|n| n.previous_end.segment == segment && n.previous_end.offset > from.offset);

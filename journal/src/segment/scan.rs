@@ -194,7 +194,8 @@ impl Scan {
                 ahead = next_is_last.then_some(next_bytes);
                 continue;
             };
-            for gap in &mut gaps {
+            for (i, gap) in gaps.iter_mut().enumerate() {
+                gap.behind_another = i > 0;
                 gap.before = gap.first_wanted().checked_sub(1).and_then(|i| index.ids.get(i));
             }
             return Ok(Scan {

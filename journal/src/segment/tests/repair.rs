@@ -20,7 +20,7 @@ fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> Option<(Gap,
         let term = id_at(gap.first_wanted().checked_sub(1)).unwrap().term;
         let further_down = gap.first_wanted().checked_sub(2);
         let index = gap.first_wanted() - 1;
-        salvage.log_id_at(index)?;
+        salvage.log_id_at(index).filter(|_| gap.may_step_back())?;
         let before = match further_down {
             Some(i) => Some(salvage.log_id_at(i)?),
             None => None,
@@ -231,6 +231,36 @@ fn a_crash_anywhere_in_a_repair_leaves_the_gap_or_the_patch() {
         }
     }
     assert!(open > 0 && closed > 0, "{open} open, {closed} closed");
+}
+
+#[test]
+fn a_gap_waits_for_the_one_before_it_rather_than_step_back() {
+    // The lost removal before made record 0 another one; the lost record behind must not be taken to have done so.
+    let node = Node::new(1);
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 1, 0);
+    storage.truncate_after(None, Answer::default().done());
+    fill(&storage, 2, 0, 4, 0);
+    storage.truncate_after(Some(0), Answer::default().done());
+    fill(&storage, 3, 1, 2, 0);
+    storage.idle();
+    let want = read_all(&storage).unwrap();
+    drop(storage);
+    for (segment, offset, header) in places(&node) {
+        let second_removal = header.kind == Kind::Truncate && header.index == 1;
+        if matches!(header.kind, Kind::Log(_)) && header.index < 2 && header.term > 1
+            || header.kind == Kind::Truncate && !second_removal
+        {
+            flip(&node, segment, offset + 20);
+        }
+    }
+    let first_pass = salvage(&node).unwrap();
+    let gaps = first_pass.gaps();
+    assert_eq!(gaps.iter().map(Gap::may_step_back).collect::<Vec<_>>(), [true, false]);
+    assert!(wanted(&first_pass, gaps[1], &want).is_none());
+    drop(first_pass);
+    heal(&node, &want);
+    assert_same(&read_all(&node.open().unwrap().0).unwrap(), &want, "healed");
 }
 
 #[test]

@@ -104,6 +104,11 @@ pub trait Files: Send + Sync {
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
 }
 
+/// Whether `error` says that the disk can't give back what it was given (`EIO`).
+pub fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// The machine's file system.
 pub struct RealFiles;
 

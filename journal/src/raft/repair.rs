@@ -329,9 +329,7 @@ impl Wanted {
         if here.term == term && here.leader != NOBODY {
             return Err(format!("its log ends with {theirs:?}"));
         }
-        let before = index
-            .checked_sub(1)
-            .map(|i| id_at(i).ok_or(ANOTHER_FIRST));
+        let before = index.checked_sub(1).map(|i| id_at(i).ok_or(ANOTHER_FIRST));
         if self.gap.is_later(term) {
             self.later_at = Some(index);
         }

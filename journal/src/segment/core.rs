@@ -4,9 +4,14 @@
 //! that the first failed write or sync is the last: all later operations fail with it.
 
 use super::error::Failure;
+use super::file;
+use super::format::Position;
 use super::metadata::Metadata;
 use super::model::{Identity, LogRecord, Options, Vote};
+use super::open;
+use super::patch::PATCH_BIT;
 use super::persisted::{encode_identity, encode_vote};
+use super::scrub::{Known, Rot};
 use super::slots::Slots;
 use super::state::{Shared, lock};
 use super::summary;
@@ -15,6 +20,7 @@ use redoubt_env::files::DirLock;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use tokio::sync::watch;
 
@@ -37,6 +43,8 @@ pub(crate) enum Op {
     Committed {
         end: u64,
     },
+    /// Has the copies in the two-slot files compared, and hears of those that were mended.
+    CheckSlots(Box<dyn FnOnce(Vec<&'static str>) + Send>),
     Close(Done),
 }
 
@@ -63,7 +71,12 @@ pub(crate) struct Core {
     wake: Condvar,
     io: Mutex<Option<Io>>,
     pub(crate) shared: Arc<Mutex<Shared>>,
+    pub(crate) known: Arc<Known>,
+    /// Nothing is written any more, and the directory may be another's.
+    closed: AtomicBool,
     pub(crate) failed: watch::Sender<Option<Failure>>,
+    /// The first damage that was found since the directory was opened.
+    pub(crate) rot: watch::Sender<Option<Rot>>,
     pub(crate) options: Options,
     pub(crate) dir: PathBuf,
     /// Weak: whoever closed the storage may open the metadata again.
@@ -73,41 +86,71 @@ pub(crate) struct Core {
 type Answer = (Done, Result<(), Failure>);
 
 impl Core {
-    pub(crate) fn new(io: Io, shared: Arc<Mutex<Shared>>, options: Options, dir: PathBuf) -> Self {
+    pub(crate) fn new(
+        io: Io,
+        shared: Arc<Mutex<Shared>>,
+        known: Known,
+        options: Options,
+        dir: PathBuf,
+    ) -> Self {
         Core {
             metadata: Arc::downgrade(&io.metadata),
             queue: Mutex::default(),
             wake: Condvar::new(),
             io: Mutex::new(Some(io)),
             shared,
+            known: Arc::new(known),
+            closed: AtomicBool::new(false),
             failed: watch::Sender::new(None),
+            rot: watch::Sender::new(None),
             options,
             dir,
         }
     }
 
-    /// Forgets the summary of the segment that `index` should be in.
-    pub(crate) fn distrust(&self, index: u64) {
-        let found = lock(&self.shared).find(index);
-        let (Some((place, ..)), Some(metadata)) = (found, self.metadata.upgrade()) else {
-            return;
+    /// Where the damage is that was met in reading `index`.
+    pub(crate) fn rot_at(&self, index: u64) -> Option<Rot> {
+        let (place, ..) = lock(&self.shared).find(index)?;
+        let Position { segment, offset } = place.at;
+        Some(Rot {
+            path: file::path_of(&self.dir, segment),
+            segment: (segment & PATCH_BIT == 0).then_some(segment),
+            offset,
+        })
+    }
+
+    /// Notes damage: the summary of its segment is forgotten, so that the next opening reads all of it, and repairs it.
+    pub(crate) fn found(&self, rot: &Rot) {
+        let noted = match (rot.segment, self.metadata.upgrade()) {
+            (Some(segment), Some(metadata)) => metadata.remove(&summary::key(segment)),
+            _ => Ok(()),
         };
-        let segment = place.at.segment;
-        match metadata.remove(&summary::key(segment)) {
-            Ok(()) => tracing::error!(
-                index,
-                segment,
-                "a record rotted on this disk; the next start repairs it"
-            ),
+        let (path, offset) = (rot.path.display(), rot.offset);
+        match noted {
+            Ok(()) => tracing::error!(%path, offset, "what was durable can't be read any more"),
             Err(error) => {
-                tracing::error!(index, segment, %error, "a record rotted on this disk, and that can't be noted")
+                tracing::error!(%path, offset, %error, "what was durable can't be read any more, and that can't be noted")
             }
         }
+        self.rot.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| rot.clone());
+            is_first
+        });
     }
 
     pub(crate) fn submit(&self, op: Op) {
         lock(&self.queue).ops.push_back(op);
         self.wake.notify_one();
+        self.fail_if_closed();
+    }
+
+    /// Answers what comes after the end. The end is noted before the queue is looked through a last time: whatever was put
+    /// in after that look finds it noted.
+    fn fail_if_closed(&self) {
+        if self.is_closed() {
+            while self.turn() > 0 {}
+        }
     }
 
     /// Submits what `make` makes of the log, so that operations are queued in the order in which they changed
@@ -118,6 +161,12 @@ impl Core {
         queue.ops.push_back(op);
         drop(queue);
         self.wake.notify_one();
+        self.fail_if_closed();
+    }
+
+    /// Whether the storage was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Stops the worker after what it is doing.
@@ -134,6 +183,8 @@ impl Core {
             }
         }
         lock(&self.io).take();
+        self.closed.store(true, Ordering::SeqCst);
+        self.fail_if_closed();
     }
 
     /// Waits for an operation, or until the log was quiet for so long that it wants a mark. `false` when it is
@@ -282,6 +333,7 @@ impl Turn<'_> {
             Op::Identity(identity, done) => {
                 self.slots(io, done, |io| io.identity.save(&encode_identity(&identity)));
             }
+            Op::CheckSlots(answer) => self.check_slots(io, answer),
             Op::Close(done) => self.close(slot, done),
         }
     }
@@ -299,6 +351,18 @@ impl Turn<'_> {
         }
     }
 
+    fn check_slots(&mut self, io: &mut Io, answer: Box<dyn FnOnce(Vec<&'static str>) + Send>) {
+        let mut mended = Vec::new();
+        for (name, slots) in [(open::VOTE, &mut io.vote), (open::IDENTITY, &mut io.identity)] {
+            match slots.mend() {
+                Ok(true) => mended.push(name),
+                Ok(false) => {}
+                Err(failure) => return self.fail(failure),
+            }
+        }
+        answer(mended);
+    }
+
     fn close(&mut self, slot: &mut Option<Io>, done: Done) {
         if let Some(io) = slot.as_mut() {
             self.settle(&mut io.writer);
@@ -313,6 +377,7 @@ impl Turn<'_> {
             }
         }
         *slot = None;
+        self.core.closed.store(true, Ordering::SeqCst);
         let result = self.core.failed.borrow().clone().map_or(Ok(()), Err);
         self.answers.push((done, result));
     }
@@ -323,7 +388,8 @@ impl Turn<'_> {
             match writer.flush() {
                 Ok(()) => {
                     let changes = writer.take_changes();
-                    lock(&self.core.shared).written(changes, self.number, self.core.options.cache_bytes);
+                    let cache_bytes = self.core.options.cache_bytes;
+                    lock(&self.core.shared).written(changes, self.number, writer.durable(), cache_bytes);
                 }
                 Err(failure) => self.core.fail(failure),
             }
@@ -345,7 +411,7 @@ impl Op {
         match self {
             Op::Append { done, .. } | Op::Truncate { done, .. } => Some(done),
             Op::Vote(_, done) | Op::Identity(_, done) | Op::Close(done) => Some(done),
-            Op::Committed { .. } => None,
+            Op::Committed { .. } | Op::CheckSlots(_) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::error::{Failure, OpenError};
 use super::format::{FORMAT_VERSION, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::patch::PATCH_BIT;
-use redoubt_env::files::{File, Files, Mode};
+use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,8 @@ const PREFIX: &str = "editlog-";
 const PATCH_PREFIX: &str = "patch-";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 const ZERO_SLICES_MAX: u64 = 64;
+/// What is read at once where a disk can't read all: no smaller part of it is ever lost alone.
+const PAGE_BYTES: usize = 4096;
 
 /// Where segment `number` lies; a patch, if the number has [`PATCH_BIT`].
 pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
@@ -124,6 +126,28 @@ pub(crate) fn read_header(
             index: 0,
         }),
     }
+}
+
+/// Reads a whole file, with zeros for what the disk can't read: to whoever checks records that is damage like any other,
+/// and repaired like it. Not for a file whose end is still open, where zeros would look as if nothing had been written.
+pub(crate) fn read_what_can_be(file: &dyn File, path: &Path) -> Result<Vec<u8>, OpenError> {
+    match read_all(file, path) {
+        Err(OpenError::Io { source, .. }) if is_unreadable(&source) => {}
+        read => return read,
+    }
+    let len = file.len().map_err(OpenError::io("measure", path))?;
+    let mut bytes = vec![0; len as usize];
+    for (page, at) in bytes.chunks_mut(PAGE_BYTES).zip((0..).step_by(PAGE_BYTES)) {
+        match file.read_at(page, at) {
+            Ok(_) => {}
+            Err(e) if is_unreadable(&e) => {
+                tracing::error!(path = %path.display(), at, "the disk can't read a page of a file");
+                page.fill(0);
+            }
+            Err(e) => return Err(OpenError::io("read", path)(e)),
+        }
+    }
+    Ok(bytes)
 }
 
 /// Reads a whole file.

@@ -18,7 +18,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"RDBTELOG";
 const RECORD_MAGIC: [u8; 4] = *b"RDR\x01";
 
 /// A place in the log: a segment's number and a byte in its file. Ordered as the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     pub(crate) segment: u32,
     pub(crate) offset: u32,

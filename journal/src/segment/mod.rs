@@ -22,6 +22,7 @@ mod reader;
 mod recover;
 mod salvage;
 mod scan;
+mod scrub;
 mod slots;
 mod state;
 mod storage;
@@ -40,4 +41,5 @@ pub use model::{
 pub use patch::Gap;
 pub(crate) use patch::NOBODY;
 pub use salvage::Salvage;
+pub use scrub::{Checked, Rot};
 pub use storage::Storage;

@@ -112,6 +112,11 @@ pub struct Options {
     pub batch_bytes: u64,
     /// How long the log is quiet before it is marked durable up to its end (H7).
     pub idle_after: Duration,
+    /// How long after the last time all files are read again, to see whether they still can be; with
+    /// [`Execution::Threads`] only.
+    pub scrub_every: Duration,
+    /// How fast that is done at most, bytes per second.
+    pub scrub_bytes_per_second: u64,
     /// Who does the work.
     pub execution: Execution,
 }
@@ -124,6 +129,8 @@ impl Default for Options {
             zero_ahead_bytes: 1024 * 1024,
             batch_bytes: 8 * 1024 * 1024,
             idle_after: Duration::from_millis(20),
+            scrub_every: Duration::from_secs(24 * 60 * 60),
+            scrub_bytes_per_second: 16 * 1024 * 1024,
             execution: Execution::Threads,
         }
     }

@@ -7,11 +7,13 @@ use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::LogIndex;
 use super::metadata::Metadata;
 use super::model::{Identity, Options, Recovered};
+use super::patch::Patch;
 use super::persisted::{
     IDENTITY_MAGIC, VOTE_MAGIC, decode_identity, decode_vote, encode_identity, encode_vote,
 };
 use super::recover::Cursor;
 use super::scan::{Found, Scan, rotten};
+use super::scrub::Known;
 use super::slots::Slots;
 use super::state::Shared;
 use super::writer::{Active, Writer, first_bytes};
@@ -23,8 +25,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-const IDENTITY: &str = "identity";
-const VOTE: &str = "vote";
+pub(crate) const IDENTITY: &str = "identity";
+pub(crate) const VOTE: &str = "vote";
 /// Entries of a data directory that this module does not look at.
 const FOREIGN_OK: [&str; 3] = ["LOCK", "metadata", "lost+found"];
 const SEGMENT_BYTES_MAX: u32 = 1024 * 1024 * 1024;
@@ -58,10 +60,18 @@ pub(crate) fn open(
         committed: committed_end.checked_sub(1).and_then(|i| ids.get(i)),
         truncated_bytes: log.torn_bytes,
     };
+    let known = Known {
+        patches: log.patches,
+        spoilt_headers: log.spoilt_headers,
+    };
     let shared = Shared {
         ids,
         places: log.index.places,
         generations: log.generations,
+        durable: Position {
+            segment: log.active.header.segment,
+            offset: log.active.end.offset,
+        },
         ..Shared::default()
     };
     let next_index = shared.ids.end;
@@ -82,7 +92,7 @@ pub(crate) fn open(
         _lock: lock,
     };
     Ok((
-        Core::new(io, Arc::new(Mutex::new(shared)), options, dir.to_owned()),
+        Core::new(io, Arc::new(Mutex::new(shared)), known, options, dir.to_owned()),
         recovered,
     ))
 }
@@ -242,6 +252,8 @@ struct Log {
     generations: BTreeMap<u32, u64>,
     active: Active,
     torn_bytes: u64,
+    patches: Vec<Patch>,
+    spoilt_headers: BTreeMap<u32, u32>,
 }
 
 impl Log {
@@ -275,6 +287,8 @@ impl Log {
             generations,
             active,
             torn_bytes: scan.torn_bytes,
+            patches: scan.patches,
+            spoilt_headers: scan.spoilt_headers,
         })
     }
 }

@@ -49,6 +49,8 @@ pub struct Gap {
     pub(crate) committed_end: u64,
     /// The term of the next record that was written behind it, wherever that is and whatever became of it.
     pub(crate) next_term: Option<u64>,
+    /// The lowest term of all records that were written behind it.
+    pub(crate) lowest_term: Option<u64>,
     /// Later, everything from this index on was removed from the log.
     pub(crate) removed_from: Option<u64>,
     /// The id of the record before [`Gap::first_wanted`].
@@ -128,9 +130,10 @@ impl Gap {
     }
 
     /// Whether a committed record of `term` proves that this node's record of its index, and all behind it, was removed
-    /// later: the next one behind the gap is of an earlier term.
+    /// later: a record behind the gap is of an earlier term. Had the committed one stood there, it would have had to go before
+    /// that one could be written, whether above it or in its place.
     pub fn is_later(&self, term: u64) -> bool {
-        self.next_term.is_some_and(|behind| term > behind)
+        self.lowest_term.is_some_and(|behind| term > behind)
     }
 
     /// The same gap, what is missing from `index` on having been removed later.

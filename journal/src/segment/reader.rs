@@ -9,7 +9,7 @@ use super::index::Place;
 use super::model::{LogId, LogRecord, PAYLOAD_BYTES_MAX};
 use super::state::{Shared, lock};
 use bytes::Bytes;
-use redoubt_env::files::{File, Files, Mode};
+use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use redoubt_env::planted;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,13 +31,18 @@ pub(crate) struct Reader {
 }
 
 /// Why a walk stopped short.
-enum Stop {
+pub(crate) enum Stop {
     Damaged,
     Io(std::io::Error),
 }
 
 impl From<std::io::Error> for Stop {
+    /// A sector that the disk can't read is as lost as one that it reads wrongly.
     fn from(e: std::io::Error) -> Self {
+        if is_unreadable(&e) {
+            tracing::error!("the disk can't read a file: {e}");
+            return Stop::Damaged;
+        }
         Stop::Io(e)
     }
 }
@@ -114,21 +119,13 @@ impl Reader {
             .bytes_max
             .saturating_sub(out.bytes)
             .saturating_add(CHUNK_BYTES_MIN);
-        let mut chunk = Chunk {
-            file,
-            from: 0,
-            bytes: Bytes::new(),
-            want: want.min(CHUNK_BYTES_MAX),
-        };
+        let mut chunk = Chunk::new(file, want.min(CHUNK_BYTES_MAX));
         let mut at = place.at;
         let end = place_end.min(out.end);
         while out.next < end {
             let header = chunk.get(at.offset, RECORD_HEADER_BYTES as usize)?;
             let (header, _) = RecordHeader::decode(&header, generation, at).ok_or(Stop::Damaged)?;
             let payload_bytes = header.payload_bytes as usize;
-            if payload_bytes > PAYLOAD_BYTES_MAX {
-                return Err(Stop::Damaged);
-            }
             match header.kind {
                 Kind::Log(kind) if header.index == out.next => {
                     if out.is_full_for(payload_bytes) {
@@ -203,7 +200,7 @@ impl Out {
 }
 
 /// A window of a file.
-struct Chunk {
+pub(crate) struct Chunk {
     file: Arc<dyn File>,
     from: u32,
     bytes: Bytes,
@@ -211,7 +208,21 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn get(&mut self, offset: u32, len: usize) -> Result<Bytes, Stop> {
+    /// A window that is moved `want` bytes at a time.
+    pub(crate) fn new(file: Arc<dyn File>, want: u64) -> Self {
+        Chunk {
+            file,
+            from: 0,
+            bytes: Bytes::new(),
+            want,
+        }
+    }
+
+    /// The `len` bytes at `offset`.
+    pub(crate) fn get(&mut self, offset: u32, len: usize) -> Result<Bytes, Stop> {
+        if len > PAYLOAD_BYTES_MAX {
+            return Err(Stop::Damaged);
+        }
         let inside = offset >= self.from && (offset - self.from) as usize + len <= self.bytes.len();
         if !inside {
             let mut buf = vec![0; len.max(self.want as usize)];

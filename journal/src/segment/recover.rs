@@ -75,7 +75,11 @@ pub(crate) enum Verdict {
     },
     /// Checksums are right, content isn't: a bug, or files of two histories in one directory; or, where a gap lies before
     /// it, what the gap held. `term` is that of the record that does not fit.
-    Contradiction { segment: u32, what: String, term: Option<u64> },
+    Contradiction {
+        segment: u32,
+        what: String,
+        term: Option<u64>,
+    },
     /// The segment that must follow is not there.
     Missing { segment: u64 },
 }
@@ -275,6 +279,7 @@ fn gap(
             end,
             committed_end: before.committed_end.max(walked.log.committed_end),
             next_term: None,
+            lowest_term: None,
             removed_from: None,
             before: None,
             behind_another: false,

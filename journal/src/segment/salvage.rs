@@ -70,7 +70,7 @@ impl Salvage {
             identity,
             gaps: scan.gaps,
             spoilt_copies,
-            spoilt_headers: scan.spoilt_headers,
+            spoilt_headers: scan.spoilt_headers.into_keys().collect(),
             committed_end,
             patch_number: scan.patch_number,
             ids: scan.index.ids,

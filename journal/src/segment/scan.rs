@@ -45,8 +45,10 @@ pub(crate) struct Scan {
     pub(crate) generations: BTreeMap<u32, u64>,
     /// Ranges that were durable and can't be read, in the order of the log.
     pub(crate) gaps: Vec<Gap>,
-    /// Segments whose header block is damaged; what was in it is known.
-    pub(crate) spoilt_headers: Vec<u32>,
+    /// Segments whose header block is damaged, and the checksum that it had.
+    pub(crate) spoilt_headers: BTreeMap<u32, u32>,
+    /// The patches that are whole, oldest first.
+    pub(crate) patches: Vec<Patch>,
     /// The highest number of a patch.
     pub(crate) patch_number: u32,
     /// The segment in which the log ends. One behind it was made for a seal that was never written.
@@ -129,11 +131,12 @@ impl Scan {
                 && index.absorb(&summary.log)
             {
                 removed(&mut gaps, summary.log.removes_from);
-                followed(&mut gaps, summary.log.ids.runs.first().map(|run| run.term));
+                followed(&mut gaps, summary.log.ids.runs.iter().map(|run| run.term));
                 continue;
             }
             let bytes = match ahead.take() {
                 Some(bytes) => bytes,
+                None if next.is_some() => file::read_what_can_be(&*found.file, &found.path)?,
                 None => file::read_all(&*found.file, &found.path)?,
             };
             progress(bytes.len() as u64);
@@ -173,14 +176,14 @@ impl Scan {
                 terms,
             } = judged;
             removed(&mut gaps[..earlier], log.removes_from);
-            followed(&mut gaps[..earlier], terms.first().map(|(_, term)| *term));
+            followed(&mut gaps[..earlier], terms.iter().map(|(_, term)| *term));
             for gap in &mut gaps[earlier..] {
                 let behind = gap.resume.offset;
                 let removals = removals.iter().filter(|(at, _)| *at >= behind);
                 let from = removals.map(|(_, index)| *index).min();
-                let term = terms.iter().find(|(at, _)| *at >= behind).map(|(_, term)| *term);
+                let terms = terms.iter().filter(|(at, _)| *at >= behind);
                 removed(std::slice::from_mut(gap), from);
-                followed(std::slice::from_mut(gap), term);
+                followed(std::slice::from_mut(gap), terms.map(|(_, term)| *term));
             }
             if !index.absorb(&log) {
                 let error = OpenError::Contradiction {
@@ -203,6 +206,7 @@ impl Scan {
                 generations,
                 gaps,
                 spoilt_headers,
+                patches,
                 patch_number,
                 last: segments.swap_remove(i),
                 end,
@@ -250,10 +254,11 @@ fn removed(gaps: &mut [Gap], from: Option<u64>) {
     }
 }
 
-/// A segment behind `gaps` begins with a record of `term`.
-fn followed(gaps: &mut [Gap], term: Option<u64>) {
+/// Behind `gaps`, records of these terms follow.
+fn followed(gaps: &mut [Gap], terms: impl Iterator<Item = u64> + Clone) {
     for gap in gaps {
-        gap.next_term = gap.next_term.or(term);
+        gap.next_term = gap.next_term.or_else(|| terms.clone().next());
+        gap.lowest_term = gap.lowest_term.into_iter().chain(terms.clone()).min();
     }
 }
 
@@ -268,10 +273,10 @@ pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
 
 /// The segment files of `dir`, in order, each with a header that checks out.
 ///
-/// Also returns the numbers of those whose header is damaged and was told by the seal before.
-fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, Vec<u32>), OpenError> {
+/// Also returns those whose header is damaged and was told by the seal before, with the checksum it had.
+fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTreeMap<u32, u32>), OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let (mut segments, mut spoilt_headers): (Vec<Found>, _) = (Vec::new(), Vec::new());
+    let (mut segments, mut spoilt_headers): (Vec<Found>, _) = (Vec::new(), BTreeMap::new());
     for number in names.iter().filter_map(|n| file::number_of(n)) {
         let path = file::path_of(dir, number);
         let file = files
@@ -288,7 +293,7 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, Vec<
                     segment = number,
                     "its header is damaged; the seal before it tells what it was"
                 );
-                spoilt_headers.push(number);
+                spoilt_headers.insert(number, told.1);
                 told
             }
             read => read?,

@@ -9,7 +9,7 @@ use super::error::{Failure, OpenError};
 use super::format::{
     FORMAT_VERSION, HeaderError, check_block, get_u32, get_u64, put_u32, put_u64, seal_block,
 };
-use redoubt_env::files::{File, Files, Mode};
+use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub(crate) struct Slots {
     sequence: u64,
     /// The slot that is written first: never the only good one.
     first: usize,
+    /// The value that both slots hold.
+    payload: Vec<u8>,
 }
 
 impl Slots {
@@ -82,6 +84,7 @@ impl Slots {
             magic,
             sequence: 1,
             first: 0,
+            payload: payload.to_vec(),
         })
     }
 
@@ -97,9 +100,10 @@ impl Slots {
             magic,
             sequence: read.sequence,
             first: read.stale.unwrap_or(0),
+            payload: read.payload,
         };
         if let Some(stale) = read.stale {
-            let block = encode(&magic, read.sequence, &read.payload);
+            let block = encode(&magic, read.sequence, &slots.payload);
             slots
                 .file
                 .write_at(&[IoSlice::new(&block)], (stale * SLOT_BYTES) as u64)
@@ -107,7 +111,8 @@ impl Slots {
         }
         // Also without a stale slot: what was read may never have reached the disk before the last crash.
         slots.file.sync_data().map_err(io("sync"))?;
-        Ok((slots, read.payload))
+        let payload = slots.payload.clone();
+        Ok((slots, payload))
     }
 
     /// The newest value, and whether one of the slots is damaged. Changes nothing: whoever acts on the value MUST
@@ -126,6 +131,7 @@ impl Slots {
     /// When a write or sync fails, which is final.
     pub(crate) fn save(&mut self, payload: &[u8]) -> Result<(), Failure> {
         self.sequence += 1;
+        self.payload = payload.to_vec();
         let block = encode(&self.magic, self.sequence, payload);
         if redoubt_env::planted::on("h05_vote_one_slot") {
             self.write(self.sequence as usize % 2, &block)?;
@@ -133,6 +139,28 @@ impl Slots {
         }
         self.write(self.first, &block)?;
         self.write(1 - self.first, &block)
+    }
+
+    /// Reads both slots again, and writes anew what differs from the value that was saved last. Returns whether any did.
+    ///
+    /// # Errors
+    /// When a write or sync fails, which is final.
+    pub(crate) fn mend(&mut self) -> Result<bool, Failure> {
+        let block = encode(&self.magic, self.sequence, &self.payload);
+        let mut mended = false;
+        for slot in 0..2 {
+            let mut found = vec![0; SLOT_BYTES];
+            let read = self.file.read_at(&mut found, (slot * SLOT_BYTES) as u64);
+            match read {
+                Ok(SLOT_BYTES) if found == block => continue,
+                Ok(_) => {}
+                Err(e) if is_unreadable(&e) => {}
+                Err(e) => return Err(Failure::new("read", &self.path)(e)),
+            }
+            self.write(slot, &block)?;
+            mended = true;
+        }
+        Ok(mended)
     }
 
     fn write(&self, slot: usize, block: &[u8]) -> Result<(), Failure> {

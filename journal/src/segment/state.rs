@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Cache,
     /// The generation of each segment.
     pub(crate) generations: BTreeMap<u32, u64>,
+    /// Everything before is durable.
+    pub(crate) durable: Position,
 }
 
 impl Shared {
@@ -38,7 +40,8 @@ impl Shared {
     }
 
     /// The writer has put every record up to `number` into files.
-    pub(crate) fn written(&mut self, changes: Vec<Change>, number: u64, cache_bytes: u64) {
+    pub(crate) fn written(&mut self, changes: Vec<Change>, number: u64, durable: Position, cache_bytes: u64) {
+        self.durable = durable;
         for change in changes {
             match change {
                 Change::Placed { index, at } => self.places.note(index, at),

@@ -7,12 +7,16 @@ use super::model::{Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES
 use super::open;
 use super::persisted::encode_identity;
 use super::reader::Reader;
+use super::scrub::{Checked, Rot, Scrub};
 use super::slots::SLOT_PAYLOAD_BYTES_MAX;
 use super::state::lock;
 use redoubt_env::Env;
+use redoubt_env::files::Files;
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// A node's log, vote and identity. Cheap to clone; when the last clone is dropped, work stops as in a crash.
@@ -31,6 +35,9 @@ pub struct Storage {
 struct Handle {
     core: Arc<Core>,
     reads: Reads,
+    files: Arc<dyn Files>,
+    /// Its end is that of the scrubbing thread.
+    _scrubbing: Option<mpsc::Sender<()>>,
 }
 
 /// How reads that miss the memory are made.
@@ -122,12 +129,38 @@ impl Storage {
         } else {
             Reads::Inline(Mutex::new(reader))
         };
+        let (ends, ended) = mpsc::channel();
+        let scrubbing = (options.execution == Execution::Threads).then_some(ends);
+        if scrubbing.is_some() {
+            let (core, files) = (core.clone(), env.files().clone());
+            env.spawn_thread("storage-scrub", move || {
+                scrub_again_and_again(&core, &files, &ended)
+            })
+            .map_err(OpenError::io("start a thread for", dir))?;
+        }
         Ok((
             Storage {
-                handle: Arc::new(Handle { core, reads }),
+                handle: Arc::new(Handle {
+                    core,
+                    reads,
+                    files: env.files().clone(),
+                    _scrubbing: scrubbing,
+                }),
             },
             recovered,
         ))
+    }
+
+    /// Reads all files again, to see whether they still can be read; `pace` hears of the bytes as they are read and says
+    /// whether to go on. What is damaged is noted, as if a reader had met it; a damaged copy of the vote or the identity is
+    /// mended at once. Blocks; not for [`Execution::Manual`], whose turns would be missing.
+    pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
+        check(&self.handle.core, &self.handle.files, pace, || self.work())
+    }
+
+    /// Becomes `Some` with the first damage that is found. The next opening repairs it.
+    pub fn rot(&self) -> watch::Receiver<Option<Rot>> {
+        self.handle.core.rot.subscribe()
     }
 
     /// Appends `records`, which follow the log's last. They are readable on return and durable once `done` is
@@ -262,11 +295,12 @@ impl Storage {
         }
     }
 
-    /// A segment in which damage was found is read as a whole at the next start, whatever its summary says: that is
-    /// when it is repaired.
     fn noted<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        if let Err(ReadError::Damaged { index }) = &read {
-            self.handle.core.distrust(*index);
+        let core = &self.handle.core;
+        if let Err(ReadError::Damaged { index }) = &read
+            && let Some(rot) = core.rot_at(*index)
+        {
+            core.found(&rot);
         }
         read
     }
@@ -317,5 +351,56 @@ impl Storage {
         if self.handle.core.options.execution == Execution::Immediate {
             while self.handle.core.turn() > 0 {}
         }
+    }
+}
+
+fn check(
+    core: &Core,
+    files: &Arc<dyn Files>,
+    pace: &mut dyn FnMut(u64) -> bool,
+    work: impl FnOnce(),
+) -> Checked {
+    let scrub = Scrub {
+        files: files.clone(),
+        dir: core.dir.clone(),
+        shared: core.shared.clone(),
+        known: core.known.clone(),
+    };
+    let mut checked = Checked::default();
+    scrub.run(&mut checked, &mut |bytes| !core.is_closed() && pace(bytes));
+    // By the thread that writes them: else a copy that is being written would look damaged.
+    let (answer, answered) = mpsc::channel();
+    core.submit(Op::CheckSlots(Box::new(move |mended| drop(answer.send(mended)))));
+    work();
+    match answered.recv() {
+        Ok(mended) => checked.mended = mended,
+        Err(_) => checked
+            .unchecked
+            .push("the vote and the identity: the storage has ended".to_owned()),
+    }
+    for name in &checked.mended {
+        tracing::error!("one of the two copies in {name} was damaged, and was made again from the other");
+    }
+    for rot in &checked.rot {
+        core.found(rot);
+    }
+    checked
+}
+
+/// Until `ended` is.
+fn scrub_again_and_again(core: &Core, files: &Arc<dyn Files>, ended: &mpsc::Receiver<()>) {
+    let waits = |d: Duration| ended.recv_timeout(d) == Err(RecvTimeoutError::Timeout);
+    let per_second = core.options.scrub_bytes_per_second.max(1);
+    while waits(core.options.scrub_every) && !core.is_closed() {
+        let mut pace = |bytes: u64| waits(Duration::from_secs_f64(bytes as f64 / per_second as f64));
+        let checked = check(core, files, &mut pace, || {});
+        for why in &checked.unchecked {
+            tracing::warn!("could not be checked: {why}");
+        }
+        tracing::info!(
+            bytes = checked.bytes,
+            damaged = checked.rot.len(),
+            "read all files again"
+        );
     }
 }

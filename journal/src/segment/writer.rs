@@ -205,6 +205,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Everything before was synced.
+    pub(crate) const fn durable(&self) -> Position {
+        self.durable
+    }
+
     /// What happened since the last call. To be taken after a flush.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)

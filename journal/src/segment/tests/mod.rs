@@ -6,6 +6,7 @@ mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod repair;
+mod scrub;
 mod torn_or_rotten;
 mod vote;
 

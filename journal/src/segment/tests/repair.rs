@@ -35,7 +35,7 @@ fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> Option<(Gap,
 }
 
 /// Repairs until the directory opens; returns how many gaps were closed.
-fn heal(node: &Node, others: &[LogRecord]) -> usize {
+pub(super) fn heal(node: &Node, others: &[LogRecord]) -> usize {
     let mut closed = 0;
     for _ in 0..20 {
         match node.open() {
@@ -55,7 +55,7 @@ fn heal(node: &Node, others: &[LogRecord]) -> usize {
 }
 
 /// The records of all segments, where they lie.
-fn places(node: &Node) -> Vec<(u32, u32, RecordHeader)> {
+pub(super) fn places(node: &Node) -> Vec<(u32, u32, RecordHeader)> {
     let mut found = Vec::new();
     for segment in 1..=99 {
         let Some(bytes) = node.files.contents(&node.segment(segment)) else {
@@ -80,12 +80,12 @@ fn assert_same(found: &[LogRecord], want: &[LogRecord], what: &str) {
     assert!(found == want, "other payloads: {what}");
 }
 
-fn flip(node: &Node, segment: u32, byte: u32) {
+pub(super) fn flip(node: &Node, segment: u32, byte: u32) {
     node.files.flip_bit(&node.segment(segment), byte.into(), 3);
 }
 
 /// A log of three segments that says all that a log can say, marked at its end.
-fn long_log(node: &Node) -> Vec<LogRecord> {
+pub(super) fn long_log(node: &Node) -> Vec<LogRecord> {
     let (storage, _) = node.open().unwrap();
     fill(&storage, 1, 0, 12, 900);
     storage.truncate_after(Some(8), Answer::default().done());
@@ -256,7 +256,10 @@ fn a_gap_waits_for_the_one_before_it_rather_than_step_back() {
     }
     let first_pass = salvage(&node).unwrap();
     let gaps = first_pass.gaps();
-    assert_eq!(gaps.iter().map(Gap::may_step_back).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(
+        gaps.iter().map(Gap::may_step_back).collect::<Vec<_>>(),
+        [true, false]
+    );
     assert!(wanted(&first_pass, gaps[1], &want).is_none());
     drop(first_pass);
     heal(&node, &want);

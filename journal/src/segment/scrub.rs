@@ -1,0 +1,217 @@
+//! Reading every file again while the node runs, so that rot is found as long as others have what it took.
+//!
+//! Decides only whether what was durable can still be read; what is done about it is for others. Promises to take nothing for
+//! damage that a writer is at this moment making: of the segment that is written to, only what was durable before the check
+//! began is looked at.
+
+use super::error::OpenError;
+use super::file;
+use super::format::{
+    Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
+};
+use super::patch::{PATCH_BIT, Patch};
+use super::reader::{Chunk, Stop};
+use super::recover::Cursor;
+use super::state::{Shared, lock};
+use redoubt_env::files::{Files, Mode};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// Bytes read at once, unless a record is larger.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+/// What was found damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rot {
+    /// The file.
+    pub path: PathBuf,
+    /// The segment's number; a patch's belongs to no segment.
+    pub segment: Option<u32>,
+    /// Where in the file, bytes.
+    pub offset: u32,
+}
+
+/// What a check of all files found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// The first damage of each file that has any.
+    pub rot: Vec<Rot>,
+    /// Two-slot files one copy of which was damaged, and was made again from the other.
+    pub mended: Vec<&'static str>,
+    /// Why files could not be checked. Empty when all were.
+    pub unchecked: Vec<String>,
+}
+
+/// What is told at start and does not change while the node runs.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) patches: Vec<Patch>,
+    /// Checksums of headers whose blocks are damaged, by segment: known from elsewhere, at every start.
+    pub(crate) spoilt_headers: BTreeMap<u32, u32>,
+}
+
+/// A check of all files of a log.
+pub(crate) struct Scrub {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) dir: PathBuf,
+    pub(crate) shared: Arc<Mutex<Shared>>,
+    pub(crate) known: Arc<Known>,
+}
+
+/// Why a file was left.
+enum Left {
+    Rot(u32),
+    Io(io::Error),
+    /// The caller wants no more.
+    Enough,
+}
+
+impl From<Stop> for Left {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Damaged => Left::Rot(0),
+            Stop::Io(e) => Left::Io(e),
+        }
+    }
+}
+
+impl Scrub {
+    /// Reads all files. `pace` hears of the bytes as they are read, and says whether to go on.
+    pub(crate) fn run(&self, checked: &mut Checked, pace: &mut dyn FnMut(u64) -> bool) {
+        let (generations, durable) = {
+            let shared = lock(&self.shared);
+            (shared.generations.clone(), shared.durable)
+        };
+        for (&number, &generation) in &generations {
+            let is_patch = number & PATCH_BIT != 0;
+            if !is_patch && number > durable.segment {
+                continue;
+            }
+            let mut counted = |bytes| {
+                checked.bytes += bytes;
+                pace(bytes)
+            };
+            let next = generations.get(&(number + 1)).map(|g| (number + 1, *g));
+            let end = match next.filter(|_| !is_patch && number < durable.segment) {
+                None if !is_patch => Some(durable.offset),
+                _ => None,
+            };
+            let path = file::path_of(&self.dir, number);
+            match self.file(number, generation, next, end, &mut counted) {
+                Ok(()) => {}
+                Err(Left::Enough) => return,
+                Err(Left::Rot(offset)) => checked.rot.push(Rot {
+                    path,
+                    segment: (!is_patch).then_some(number),
+                    offset,
+                }),
+                Err(Left::Io(e)) => checked.unchecked.push(format!("{}: {e}", path.display())),
+            }
+        }
+    }
+
+    /// Walks one file: up to `end`, or else to the seal that names `next`, or to where `next` says that it was cut.
+    fn file(
+        &self,
+        number: u32,
+        generation: u64,
+        next: Option<(u32, u64)>,
+        end: Option<u32>,
+        pace: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), Left> {
+        let path = file::path_of(&self.dir, number);
+        let opened = self.files.open(&path, Mode::Read).map_err(Left::Io)?;
+        let mut chunk = Chunk::new(opened, CHUNK_BYTES);
+        let block = chunk.get(0, SEGMENT_HEADER_BYTES as usize)?;
+        let mut at = match SegmentHeader::decode(&block) {
+            Ok((header, crc)) if header.segment == number && header.generation == generation => {
+                Cursor::start(crc)
+            }
+            _ => Cursor::start(*self.known.spoilt_headers.get(&number).ok_or(Left::Rot(0))?),
+        };
+        let next_header = match next.filter(|_| end.is_none() && number & PATCH_BIT == 0) {
+            Some((next, _)) => self.header_of(next)?,
+            None => None,
+        };
+        let led_to = next_header.map(|h| Cursor {
+            offset: h.previous_end.offset,
+            link: h.previous_link,
+        });
+        let cut = led_to.filter(|_| next_header.is_some_and(|h| h.follows == Follows::Cut));
+        let mut told = 0;
+        loop {
+            if u64::from(at.offset) >= told + CHUNK_BYTES {
+                if !pace(u64::from(at.offset) - told) {
+                    return Err(Left::Enough);
+                }
+                told = at.offset.into();
+            }
+            if end.is_some_and(|end| at.offset >= end) || cut == Some(at) {
+                break;
+            }
+            let here = Position {
+                segment: number,
+                offset: at.offset,
+            };
+            match record(&mut chunk, generation, here, at.link) {
+                Ok((header, link)) => {
+                    at = Cursor {
+                        offset: at.offset + header.span() as u32,
+                        link,
+                    };
+                    let names = Some((header.term, header.leader));
+                    // A patch's seal names the segment that goes on; there is no file behind it.
+                    let expected = next.map(|(n, generation)| (u64::from(n), generation));
+                    match header.kind {
+                        Kind::Seal if number & PATCH_BIT != 0 || names == expected => break,
+                        Kind::Seal => return Err(Left::Rot(here.offset)),
+                        Kind::Log(_) | Kind::Truncate | Kind::Mark => {}
+                    }
+                }
+                Err(Stop::Io(e)) => return Err(Left::Io(e)),
+                Err(Stop::Damaged) => {
+                    let mut newest_first = self.known.patches.iter().rev();
+                    let patch = newest_first.find(|p| p.continues(generation, here, at.link));
+                    at = patch.ok_or(Left::Rot(here.offset))?.resume;
+                    if led_to == Some(at) {
+                        break;
+                    }
+                }
+            }
+        }
+        match pace(u64::from(at.offset) - told) {
+            true => Ok(()),
+            false => Err(Left::Enough),
+        }
+    }
+
+    /// The header block of a segment, unless it is damaged: that is told when it is that segment's turn.
+    fn header_of(&self, number: u32) -> Result<Option<SegmentHeader>, Left> {
+        let path = file::path_of(&self.dir, number);
+        let file = self.files.open(&path, Mode::Read).map_err(Left::Io)?;
+        match file::read_header(&*file, &self.dir, number) {
+            Ok((header, _)) => Ok(Some(header)),
+            Err(OpenError::Io { source, .. }) => Err(Left::Io(source)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// The record at `at`, if it checks out and links; with its checksum.
+fn record(chunk: &mut Chunk, generation: u64, at: Position, link: u32) -> Result<(RecordHeader, u32), Stop> {
+    let head = chunk.get(at.offset, RECORD_HEADER_BYTES as usize)?;
+    let (header, crc) = RecordHeader::decode(&head, generation, at).ok_or(Stop::Damaged)?;
+    if header.link != link {
+        return Err(Stop::Damaged);
+    }
+    let payload_at = at.offset.checked_add(RECORD_HEADER_BYTES).ok_or(Stop::Damaged)?;
+    let payload = chunk.get(payload_at, header.payload_bytes as usize)?;
+    match header.owns(&payload, generation, at) {
+        true => Ok((header, crc)),
+        false => Err(Stop::Damaged),
+    }
+}

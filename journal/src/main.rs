@@ -7,6 +7,7 @@ use redoubt_journal::segment::Options;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,12 @@ struct Args {
     /// Memory for the newest records, bytes.
     #[arg(long)]
     cache_bytes: Option<u64>,
+    /// Seconds from one time that all files are read again, to see whether they still can be, to the next.
+    #[arg(long)]
+    scrub_every: Option<u64>,
+    /// How fast that is done at most, bytes per second.
+    #[arg(long)]
+    scrub_bytes_per_second: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +77,12 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut storage = Options::default();
     storage.segment_bytes = args.segment_bytes.unwrap_or(storage.segment_bytes);
     storage.cache_bytes = args.cache_bytes.unwrap_or(storage.cache_bytes);
+    storage.scrub_every = args
+        .scrub_every
+        .map_or(storage.scrub_every, |s| Duration::from_secs(s.max(1)));
+    storage.scrub_bytes_per_second = args
+        .scrub_bytes_per_second
+        .unwrap_or(storage.scrub_bytes_per_second);
     let config = NodeConfig {
         name: args.name,
         address: args.listen,

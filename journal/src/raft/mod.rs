@@ -4,6 +4,7 @@
 //! is on disk is [`crate::segment`]'s. It promises that an answer to a proposal was applied on this node, and that a
 //! confirmed position was confirmed by a quorum. Raft's terms and indexes end here.
 
+mod aside;
 mod coalesce;
 mod config;
 mod log_store;

@@ -7,7 +7,7 @@ use super::network::{Network, Peers, meant_for};
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig};
 use crate::append::{Command, Genesis, Verdict};
-use crate::segment::{ClusterMembershipSeed, Identity, LogId, LogRecord, ReadError, Recovered, Storage};
+use crate::segment::{ClusterMembershipSeed, Identity, LogId, LogRecord, ReadError, Recovered, Rot, Storage};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
@@ -167,6 +167,17 @@ impl Node {
         fetched(records.map_err(|e| e.to_string())?, before, last, committed_end)
     }
 
+    /// Becomes `Some` with the first damage that is found on this node's disk.
+    pub(super) fn rot(&self) -> watch::Receiver<Option<Rot>> {
+        self.storage.rot()
+    }
+
+    /// Whether nothing is wrong with the disk but that something on it rotted: then the node need not end for good, since
+    /// a repair mends that.
+    pub fn can_be_repaired(&self) -> bool {
+        self.storage.rot().borrow().is_some() && self.storage.failed().borrow().is_none()
+    }
+
     /// Waits until the node can't go on; it must end then.
     pub async fn failed(&self) -> NodeError {
         let mut storage = self.storage.failed();
@@ -196,18 +207,26 @@ impl Node {
         }
     }
 
-    /// Ends Raft, then the storage: its directory can be opened again afterwards.
-    pub async fn shutdown(&self) {
+    /// Ends Raft, then the storage: its directory can be opened again afterwards, by this process only if both ended in
+    /// order, which is what is returned. Else something may still act on what this node was.
+    pub async fn shutdown(&self) -> bool {
         let raft = self.raft.borrow().clone();
+        let mut in_order = true;
         if let Some(raft) = raft
             && raft.shutdown().await.is_err()
         {
             tracing::warn!("Raft did not end in order");
+            in_order = false;
         }
         let (tx, closed) = oneshot::channel();
         self.storage.close(Box::new(move |result| drop(tx.send(result))));
-        if let Ok(Err(e)) = closed.await {
-            tracing::warn!("the storage did not end in order: {e}");
+        match closed.await {
+            Ok(Ok(())) => in_order,
+            Ok(Err(e)) => {
+                tracing::warn!("the storage did not end in order: {e}");
+                false
+            }
+            Err(_) => false,
         }
     }
 

@@ -160,7 +160,7 @@ impl Node {
     }
 
     /// The vote that a peer has given by now.
-    async fn vote_of(&self, id: u64, peer: &Peer) -> (u64, Result<Vote, String>) {
+    pub(super) async fn vote_of(&self, id: u64, peer: &Peer) -> (u64, Result<Vote, String>) {
         let request = v1::RaftCurrentVoteRequest {
             envelope: self.envelope_to(id),
         };

@@ -2,7 +2,7 @@
 
 use hyper_util::rt::TokioIo;
 use redoubt_env::Env;
-use redoubt_env::net::Conn;
+use redoubt_env::net::{BoxFuture, Conn};
 use redoubt_types::limits::{
     GRPC_CONNECTION_WINDOW_BYTES, GRPC_STREAM_WINDOW_BYTES, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, RPC_DEADLINE,
 };
@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -34,12 +35,18 @@ pub(crate) fn channel(env: &Env, address: &str) -> Channel {
         .connect_with_connector_lazy(connector)
 }
 
-/// An accepted connection.
-pub(super) struct Incoming(Box<dyn Conn>);
+/// An accepted connection, which breaks when the life that it was accepted in is over: the server's tasks outlive the server,
+/// and would go on to answer for a node that has ended.
+pub(super) struct Incoming {
+    conn: Box<dyn Conn>,
+    over: BoxFuture<'static, ()>,
+}
 
 impl Incoming {
-    pub(super) fn new(conn: Box<dyn Conn>) -> Self {
-        Incoming(conn)
+    /// `life` is over when its sender is dropped.
+    pub(super) fn new(conn: Box<dyn Conn>, mut life: watch::Receiver<()>) -> Self {
+        let over = Box::pin(async move { while life.changed().await.is_ok() {} });
+        Incoming { conn, over }
     }
 }
 
@@ -54,21 +61,24 @@ impl AsyncRead for Incoming {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        if self.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.conn).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Incoming {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.conn).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.conn).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.conn).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -76,10 +86,10 @@ impl AsyncWrite for Incoming {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.conn).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.conn.is_write_vectored()
     }
 }

@@ -18,14 +18,12 @@ use redoubt_env::net::Listener;
 use redoubt_proto::v1::cluster_server::ClusterServer;
 use redoubt_proto::v1::journal_server::JournalServer;
 use redoubt_proto::v1::raft_server::{Raft, RaftServer};
-use redoubt_types::limits::{
-    GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES, RPC_DEADLINE,
-};
+use redoubt_types::limits::{GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES};
 use replicas::ReplicaBoard;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tonic::transport::Server;
 
 /// Runs a node until `stop` resolves or the node can't go on. Dropping the future is a crash.
@@ -38,8 +36,33 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), NodeError> {
     let mut stop = pin!(stop);
+    loop {
+        let Some(node) = open(&env, &config, stop.as_mut()).await? else {
+            return Ok(());
+        };
+        match live(&env, node, stop.as_mut()).await? {
+            Life::Stopped => return Ok(()),
+            Life::Repair => {}
+        }
+    }
+}
+
+/// How a node's life ended.
+enum Life {
+    /// It was asked to.
+    Stopped,
+    /// It is to be repaired and opened again.
+    Repair,
+}
+
+/// Opens the node, repaired if need be. `None` when `stop` came first.
+async fn open(
+    env: &Env,
+    config: &NodeConfig,
+    mut stop: Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Result<Option<Arc<Node>>, NodeError> {
     let mut closed = Vec::new();
-    let node = loop {
+    loop {
         match Node::open(env.clone(), config.clone()).await {
             Err(NodeError::Open(
                 rot @ OpenError::Rot {
@@ -50,17 +73,25 @@ pub async fn run(
                 if closed.contains(&(segment, position)) {
                     return Err(rot.into());
                 }
-                match repair(&env, &config, rot, stop.as_mut()).await? {
+                match repair(env, config, rot, stop.as_mut()).await? {
                     Some(gaps) => closed.extend(gaps.iter().map(Gap::place)),
-                    None => return Ok(()),
+                    None => return Ok(None),
                 }
             }
-            opened => break opened?,
+            opened => return opened.map(Some),
         }
-    };
+    }
+}
+
+/// Serves until `stop` resolves, the node can't go on, or its disk is to be repaired. The node has ended in order then.
+async fn live(
+    env: &Env,
+    node: Arc<Node>,
+    stop: Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Result<Life, NodeError> {
     // Listens only now that its state is what its log says: a connection that is accepted and not served would
     // have peers wait where they should look elsewhere.
-    let listener = match listen(&env, node.config()).await {
+    let listener = match listen(env, node.config()).await {
         Ok(listener) => listener,
         Err(e) => {
             node.shutdown().await;
@@ -69,15 +100,25 @@ pub async fn run(
     };
     let id = node.identity().node;
     tracing::info!(name = node.config().name, %id, address = node.config().address, "listening");
-    let serving = serve(node.clone(), listener);
+    let (_alive, life) = watch::channel(());
+    let serving = serve(node.clone(), listener, life);
     let result = tokio::select! {
         biased; // an ordered stop is not a failure, whatever ends with it
-        () = stop => Ok(()),
-        error = node.failed() => Err(error),
-        result = serving => result.map_err(|e| NodeError::Server(e.to_string())),
+        () = stop => Ok(Life::Stopped),
+        // A record that can't be read ends Raft too.
+        error = node.failed() => if node.can_be_repaired() { Ok(Life::Repair) } else { Err(error) },
+        rot = node.must_step_aside() => {
+            tracing::warn!(path = %rot.path.display(), "steps aside, to repair what rotted");
+            Ok(Life::Repair)
+        }
+        result = serving => result.map(|()| Life::Stopped).map_err(|e| NodeError::Server(e.to_string())),
     };
-    node.shutdown().await;
-    result
+    let in_order = node.shutdown().await;
+    match result? {
+        // A life that has not ended may give a vote that the next one knows nothing of (H5).
+        Life::Repair if !in_order => Err(NodeError::Raft("it did not end in order".into())),
+        life => Ok(life),
+    }
 }
 
 /// Closes gaps of a log in which `rot` was found, and tells which. `None` when `stop` came first.
@@ -94,23 +135,16 @@ async fn repair(
     let listener = listen(env, config).await?;
     tracing::warn!("asks its peers for what is missing, and takes no part until it has that");
     let raft = RaftServer::new(repair.service());
-    let (ends, ended) = oneshot::channel::<()>();
-    // Its connections end with it: a peer that kept one would go on asking what answers nothing.
+    let (_alive, life) = watch::channel(());
     let serving = server()
         .add_service(raft_limits(raft))
-        .serve_with_incoming_shutdown(incoming(listener), async move { drop(ended.await) });
-    let mut serving = pin!(serving);
-    let repaired = tokio::select! {
+        .serve_with_incoming(incoming(listener, life));
+    tokio::select! {
         biased; // an ordered stop is not a failure
         () = stop => Ok(None),
         repaired = repair.run() => repaired.map(Some),
-        result = &mut serving => return Err(NodeError::Server(result.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()))),
-    };
-    drop(ends);
-    if env.timeout(RPC_DEADLINE, serving).await.is_err() {
-        tracing::debug!("a peer kept its connection to the repair");
+        result = serving => Err(NodeError::Server(result.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()))),
     }
-    repaired
 }
 
 async fn listen(env: &Env, config: &NodeConfig) -> Result<Box<dyn Listener>, NodeError> {
@@ -119,13 +153,17 @@ async fn listen(env: &Env, config: &NodeConfig) -> Result<Box<dyn Listener>, Nod
     listener.map_err(|source| NodeError::Listen { address, source })
 }
 
-fn incoming(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<channel::Incoming>> {
-    stream::unfold(listener, |mut listener| async move {
+/// Connections as they come; all of them break when the sender of `life` is dropped.
+fn incoming(
+    listener: Box<dyn Listener>,
+    life: watch::Receiver<()>,
+) -> impl Stream<Item = io::Result<channel::Incoming>> {
+    stream::unfold((listener, life), |(mut listener, life)| async move {
         let accepted = listener
             .accept()
             .await
-            .map(|(conn, _peer)| channel::Incoming::new(conn));
-        Some((accepted, listener))
+            .map(|(conn, _peer)| channel::Incoming::new(conn, life.clone()));
+        Some((accepted, (listener, life)))
     })
 }
 
@@ -140,7 +178,11 @@ fn raft_limits<T: Raft>(raft: RaftServer<T>) -> RaftServer<T> {
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX)
 }
 
-async fn serve(node: Arc<Node>, listener: Box<dyn Listener>) -> Result<(), tonic::transport::Error> {
+async fn serve(
+    node: Arc<Node>,
+    listener: Box<dyn Listener>,
+    life: watch::Receiver<()>,
+) -> Result<(), tonic::transport::Error> {
     let board = Arc::new(ReplicaBoard::default());
     let journal = JournalServer::new(JournalService::new(node.clone(), board.clone()));
     let cluster = ClusterServer::new(ClusterService::new(node.clone(), board));
@@ -149,6 +191,6 @@ async fn serve(node: Arc<Node>, listener: Box<dyn Listener>) -> Result<(), tonic
         .add_service(journal.max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
         .add_service(cluster.max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
         .add_service(raft_limits(raft))
-        .serve_with_incoming(incoming(listener))
+        .serve_with_incoming(incoming(listener, life))
         .await
 }

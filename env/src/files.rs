@@ -73,7 +73,8 @@ pub trait Files: Send + Sync {
     /// `NotFound`, or what the operating system says.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Makes `dir` and its parents, if they are missing.
+    /// Makes `dir` and its parents, if they are missing. They are durable when this returns, also those that an
+    /// interrupted call or somebody else made just before.
     ///
     /// # Errors
     /// What the operating system says.
@@ -102,6 +103,12 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// `WouldBlock` when another process holds it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
+
+    /// Bytes that this process may still write to the file system that `dir` is on. Others may take them first.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the operating system says.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// Whether `error` says that the disk can't give back what it was given (`EIO`).
@@ -192,7 +199,22 @@ impl Files for RealFiles {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        fs::create_dir_all(dir)?;
+        for parent in dir.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            match self.sync_dir(parent) {
+                // One that we may not read we did not make; and some file systems have nothing to sync.
+                Err(e)
+                    if !matches!(
+                        e.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
+                    ) =>
+                {
+                    return Err(e);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -215,5 +237,36 @@ impl Files for RealFiles {
             .open(dir.join("LOCK"))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock(file)))
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        RealFiles.create_dir(&deep).unwrap();
+        RealFiles.create_dir(&deep).unwrap();
+        assert_eq!(RealFiles.list(&dir.path().join("a/b")).unwrap(), ["c"]);
+        RealFiles.open(&dir.path().join("file"), Mode::CreateNew).unwrap();
+        assert!(RealFiles.create_dir(&dir.path().join("file/d")).is_err());
+    }
+
+    #[test]
+    fn there_is_room_for_what_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = RealFiles.free_space(dir.path()).unwrap();
+        // A disk of an exabyte would be news; a unit mistaken for another would not.
+        assert!((4096..1 << 60).contains(&free), "{free} bytes");
+        let missing = RealFiles.free_space(&dir.path().join("missing"));
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

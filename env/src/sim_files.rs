@@ -1,27 +1,34 @@
 //! A file system in memory whose power can be cut: the faulty twin of [`crate::files::RealFiles`].
 //!
 //! It promises no more than POSIX does. What was written and not synced may be there after a cut, or not, or
-//! in part, or in another order; a name that was made and whose directory was not synced may be gone. What
-//! was synced is there. Deterministic: the same calls and seeds leave the same bytes.
-//!
-//! Directories themselves are durable as soon as they are made.
+//! in any part down to single bytes, in whatever order it was written, in one file or in several. Of names that were
+//! made, changed or removed and whose directory was not synced, any may be as they were before. What was synced is there.
+//! A call that failed may have done what it was asked for all the same. Deterministic: the same calls and seeds leave
+//! the same bytes.
 
+mod calls;
 mod disk;
 mod faults;
+mod inode;
 #[cfg(test)]
 mod tests;
 
-use crate::files::{DirLock, File, Files, Mode};
 use disk::Disk;
 use faults::Faults;
 pub use faults::{Call, Fault};
-use std::io::{self, IoSlice};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A simulated file system. Clones share it.
 #[derive(Clone)]
-pub struct SimFiles(Arc<Mutex<Sim>>);
+pub struct SimFiles(Arc<Shared>);
+
+struct Shared {
+    sim: Mutex<Sim>,
+    /// A sync began to wait, or one that waits may go on.
+    changed: Condvar,
+}
 
 struct Sim {
     disk: Disk,
@@ -29,6 +36,41 @@ struct Sim {
     /// Counts power cuts: files and locks of an earlier life are dead.
     life: u64,
     sync_is_noop: bool,
+    /// From which sync on they are held up; by the hold's number.
+    holds: BTreeMap<u64, u64>,
+    next_hold: u64,
+    /// How many syncs wait.
+    waiting: usize,
+}
+
+impl Sim {
+    fn is_held(&self, sync: u64) -> bool {
+        self.holds.values().any(|first| *first <= sync)
+    }
+}
+
+/// A slow disk, as long as this lives: see [`SimFiles::hold_syncs`].
+pub struct HeldSyncs {
+    files: SimFiles,
+    number: u64,
+}
+
+impl HeldSyncs {
+    /// Blocks until `count` syncs wait at once.
+    pub fn wait_for(&self, count: usize) {
+        let mut sim = self.files.sim();
+        while sim.waiting < count {
+            let woken = self.files.0.changed.wait(sim);
+            sim = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for HeldSyncs {
+    fn drop(&mut self) {
+        self.files.sim().holds.remove(&self.number);
+        self.files.0.changed.notify_all();
+    }
 }
 
 impl SimFiles {
@@ -49,30 +91,42 @@ impl SimFiles {
             faults: Faults::new(seed),
             life: 0,
             sync_is_noop,
+            holds: BTreeMap::new(),
+            next_hold: 0,
+            waiting: 0,
         };
-        SimFiles(Arc::new(Mutex::new(sim)))
+        SimFiles(Arc::new(Shared {
+            sim: Mutex::new(sim),
+            changed: Condvar::new(),
+        }))
     }
 
     fn sim(&self) -> MutexGuard<'_, Sim> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cuts the power and switches it on again. `seed` decides, file by file, what of the unsynced writes is
-    /// there then (none, all, a first part of them, or any 512-byte sectors as they were at any time since the
-    /// last sync), and up to where each directory's unsynced changes go. Every open file and lock is dead.
+    /// there then (none, all, a first part of them, any 512-byte sectors as they were at any time since the last sync, or
+    /// any runs of their bytes), and which of the unsynced changes of names (any, but none of a name that an earlier lost
+    /// one was about). Every open file and lock is dead.
     pub fn power_cut(&self, seed: u64) {
         let mut sim = self.sim();
-        sim.life += 1;
         sim.disk.power_cut(seed);
-        sim.faults.power_on();
+        self.next_life(sim);
     }
 
     /// Kills the process, so to say: every open file and lock is dead, and a failed power is back as if it had
     /// been the process that ended; but nothing is lost and nothing is synced, since the page cache survives.
     pub fn kill(&self) {
         let mut sim = self.sim();
+        sim.disk.kill();
+        self.next_life(sim);
+    }
+
+    fn next_life(&self, mut sim: MutexGuard<'_, Sim>) {
         sim.life += 1;
         sim.faults.power_on();
+        self.0.changed.notify_all();
     }
 
     /// Lets `calls` more changing calls happen; with the next one the power fails: it has an effect that
@@ -89,14 +143,50 @@ impl SimFiles {
 
     /// Makes the `nth` call of this kind from now (1 is the next one) fail. A failed write leaves any first
     /// part of itself; after a failed sync nothing that was unsynced is ever synced again, though it still
-    /// reads as written.
+    /// reads as written; what else fails may have happened or not.
     pub fn fail_nth(&self, call: Call, nth: u64, fault: Fault) {
-        self.sim().faults.fail_nth(call, nth, fault);
+        self.sim().faults.fail_nth(Some(call), nth, fault);
+    }
+
+    /// Makes the `nth` call of any kind from now fail.
+    pub fn fail_nth_of_all(&self, nth: u64, fault: Fault) {
+        self.sim().faults.fail_nth(None, nth, fault);
     }
 
     /// How many calls of this kind there have been.
     pub fn calls(&self, call: Call) -> u64 {
-        self.sim().faults.calls(call)
+        self.sim().faults.calls(Some(call))
+    }
+
+    /// How many calls there have been.
+    pub fn all_calls(&self) -> u64 {
+        self.sim().faults.calls(None)
+    }
+
+    /// The calls that were made to fail so far.
+    pub fn failed_calls(&self) -> Vec<Call> {
+        self.sim().faults.failed().to_vec()
+    }
+
+    /// The disk has this many bytes, or no end of them, which is how it begins. A file takes whole blocks of 4096 bytes,
+    /// holes too, and one for itself, as long as it has a name or is open. What does not fit fails with `ENOSPC`, a write
+    /// after as much of it as fits.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.sim().disk.set_capacity(bytes);
+    }
+
+    /// The disk becomes slow: the `nth` `sync_data` from now (1 is the next one) and all behind it block until what is
+    /// returned is dropped, or until a power cut or kill fails them.
+    #[must_use = "dropping it makes the disk fast again"]
+    pub fn hold_syncs(&self, nth: u64) -> HeldSyncs {
+        let mut sim = self.sim();
+        let (number, first) = (sim.next_hold, sim.faults.calls(Some(Call::Sync)) + nth);
+        sim.next_hold += 1;
+        sim.holds.insert(number, first);
+        HeldSyncs {
+            files: self.clone(),
+            number,
+        }
     }
 
     /// Flips one bit of what a file holds, durably, as rot does.
@@ -136,159 +226,5 @@ impl SimFiles {
 impl std::fmt::Debug for SimFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SimFiles")
-    }
-}
-
-impl Files for SimFiles {
-    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn File>> {
-        let mut sim = self.sim();
-        sim.faults.check(if mode == Mode::CreateNew {
-            Call::Create
-        } else {
-            Call::Open
-        })?;
-        let inode = if mode == Mode::CreateNew {
-            sim.disk.create(path)?
-        } else {
-            sim.disk.find(path)?
-        };
-        let life = sim.life;
-        Ok(Arc::new(SimFile {
-            files: self.clone(),
-            inode,
-            life,
-            writable: mode != Mode::Read,
-        }))
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::List)?;
-        sim.disk.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::Create)?;
-        sim.disk.create_dir(dir);
-        Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::Rename)?;
-        sim.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::Remove)?;
-        sim.disk.remove(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::SyncDir)?;
-        sim.disk.sync_dir(dir);
-        Ok(())
-    }
-
-    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
-        let mut sim = self.sim();
-        sim.faults.check(Call::Lock)?;
-        let life = sim.life;
-        if !sim.disk.lock(dir, life) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(Box::new(SimLock {
-            files: self.clone(),
-            dir: dir.to_owned(),
-            life,
-        }))
-    }
-}
-
-struct SimLock {
-    files: SimFiles,
-    dir: PathBuf,
-    life: u64,
-}
-
-impl DirLock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.files.sim().disk.unlock(&self.dir, self.life);
-    }
-}
-
-struct SimFile {
-    files: SimFiles,
-    inode: u64,
-    life: u64,
-    writable: bool,
-}
-
-impl SimFile {
-    /// The file system, if this handle is of its present life.
-    fn alive(&self) -> io::Result<MutexGuard<'_, Sim>> {
-        let sim = self.files.sim();
-        if sim.life != self.life {
-            return Err(io::Error::other("this file was open when the power was cut"));
-        }
-        Ok(sim)
-    }
-
-    fn alive_for_writing(&self) -> io::Result<MutexGuard<'_, Sim>> {
-        if !self.writable {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        self.alive()
-    }
-}
-
-impl File for SimFile {
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        let mut sim = self.alive()?;
-        sim.faults.check(Call::Read)?;
-        Ok(sim.disk.read(self.inode, buf, pos))
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        let mut sim = self.alive_for_writing()?;
-        let mut bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
-        let verdict = sim.faults.check(Call::Write);
-        if verdict.is_err() {
-            let keep = sim.faults.below(bytes.len() as u64 + 1) as usize;
-            bytes.truncate(keep);
-        }
-        sim.disk.write(self.inode, pos, bytes);
-        verdict
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut sim = self.alive_for_writing()?;
-        let off_before = sim.faults.is_off();
-        let verdict = sim.faults.check(Call::Sync);
-        if verdict.is_ok() && !sim.sync_is_noop {
-            sim.disk.sync(self.inode);
-        }
-        if verdict.is_err() && !off_before && !sim.faults.is_off() {
-            sim.disk.forget_unsynced(self.inode);
-        }
-        verdict
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let mut sim = self.alive()?;
-        sim.faults.check(Call::Read)?;
-        Ok(sim.disk.len(self.inode))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut sim = self.alive_for_writing()?;
-        sim.faults.check(Call::Write)?;
-        sim.disk.set_len(self.inode, len);
-        Ok(())
     }
 }

@@ -1,29 +1,14 @@
-//! What is on the disk, what is only in memory, and what a power cut makes of the difference.
+//! Files by name, the room for them, and which names a power cut leaves.
 
-use super::faults::Random;
+use super::faults::{Fault, Random};
+use super::inode::{BLOCK_BYTES, Inode, space_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What a disk writes as a whole.
-const SECTOR_BYTES: u64 = 512;
-
-#[derive(Default)]
-struct Inode {
-    durable: Vec<u8>,
-    now: Vec<u8>,
-    unsynced: Vec<Change>,
-}
-
-enum Change {
-    Write { pos: u64, bytes: Vec<u8> },
-    Len(u64),
-}
-
-#[derive(Clone)]
 enum NameChange {
     Create(PathBuf, u64),
-    Rename(PathBuf, PathBuf),
+    Rename(PathBuf, PathBuf, u64),
     Remove(PathBuf),
 }
 
@@ -34,34 +19,35 @@ pub(super) struct Disk {
     next_inode: u64,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
-    /// By directory, in order.
-    unsynced_names: BTreeMap<PathBuf, Vec<NameChange>>,
+    /// Of all directories, in the order of the calls.
+    unsynced_names: Vec<NameChange>,
     dirs: BTreeSet<PathBuf>,
     locks: BTreeMap<PathBuf, u64>,
+    /// Bytes; `None` for no end of them.
+    capacity: Option<u64>,
 }
 
-fn parent(path: &Path) -> PathBuf {
-    path.parent().unwrap_or(Path::new("")).to_owned()
-}
-
-fn write(to: &mut Vec<u8>, pos: u64, bytes: &[u8]) {
-    let (from, end) = (pos as usize, pos as usize + bytes.len());
-    if to.len() < end {
-        to.resize(end, 0);
-    }
-    to[from..end].copy_from_slice(bytes);
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
 }
 
 impl NameChange {
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let (one, other) = match self {
+            NameChange::Create(path, _) | NameChange::Remove(path) => (path, None),
+            NameChange::Rename(from, to, _) => (from, Some(to)),
+        };
+        std::iter::once(one).chain(other)
+    }
+
     fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
         match self {
             NameChange::Create(path, inode) => {
                 names.insert(path.clone(), *inode);
             }
-            NameChange::Rename(from, to) => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
-                }
+            NameChange::Rename(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
             }
             NameChange::Remove(path) => {
                 names.remove(path);
@@ -82,19 +68,22 @@ impl Disk {
         if self.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        if !self.dirs.contains(&parent(path)) {
+        if !self.dirs.contains(parent(path)) {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.free_space() < BLOCK_BYTES {
+            return Err(Fault::NoSpace.error());
         }
         let inode = self.next_inode;
         self.next_inode += 1;
         self.inodes.insert(inode, Inode::default());
-        self.change_name(path, NameChange::Create(path.to_owned(), inode));
+        self.change_name(NameChange::Create(path.to_owned(), inode));
         Ok(inode)
     }
 
-    fn change_name(&mut self, path: &Path, change: NameChange) {
+    fn change_name(&mut self, change: NameChange) {
         change.apply(&mut self.names);
-        self.unsynced_names.entry(parent(path)).or_default().push(change);
+        self.unsynced_names.push(change);
     }
 
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -112,21 +101,33 @@ impl Disk {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        self.find(from)?;
-        self.change_name(to, NameChange::Rename(from.to_owned(), to.to_owned()));
+        let inode = self.find(from)?;
+        self.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.find(path)?;
-        self.change_name(path, NameChange::Remove(path.to_owned()));
+        self.change_name(NameChange::Remove(path.to_owned()));
         Ok(())
     }
 
+    /// Makes the changes in `dir` durable, with the earlier ones of the same names that they rest on.
     pub(super) fn sync_dir(&mut self, dir: &Path) {
-        for change in self.unsynced_names.remove(dir).unwrap_or_default() {
-            change.apply(&mut self.durable_names);
+        let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut kept = Vec::new();
+        let mut synced = Vec::new();
+        for change in std::mem::take(&mut self.unsynced_names).into_iter().rev() {
+            if change.paths().any(|p| parent(p) == dir || wanted.contains(p)) {
+                wanted.extend(change.paths().cloned());
+                synced.push(change);
+            } else {
+                kept.push(change);
+            }
         }
+        synced.iter().rev().for_each(|c| c.apply(&mut self.durable_names));
+        kept.reverse();
+        self.unsynced_names = kept;
     }
 
     pub(super) fn lock(&mut self, dir: &Path, life: u64) -> bool {
@@ -143,91 +144,104 @@ impl Disk {
         }
     }
 
-    fn inode(&mut self, inode: u64) -> &mut Inode {
+    pub(super) fn inode(&mut self, inode: u64) -> &mut Inode {
         self.inodes.entry(inode).or_default()
     }
 
     pub(super) fn read(&mut self, inode: u64, buf: &mut [u8], pos: u64) -> usize {
-        let now = &self.inode(inode).now;
+        let now = self.inode(inode).contents();
         let from = now.get(pos as usize..).unwrap_or_default();
         let len = from.len().min(buf.len());
         buf[..len].copy_from_slice(&from[..len]);
         len
     }
 
-    pub(super) fn write(&mut self, inode: u64, pos: u64, bytes: Vec<u8>) {
-        let inode = self.inode(inode);
-        write(&mut inode.now, pos, &bytes);
-        inode.unsynced.push(Change::Write { pos, bytes });
-    }
-
-    pub(super) fn len(&mut self, inode: u64) -> u64 {
-        self.inode(inode).now.len() as u64
-    }
-
-    pub(super) fn set_len(&mut self, inode: u64, len: u64) {
-        let inode = self.inode(inode);
-        inode.now.resize(len as usize, 0);
-        inode.unsynced.push(Change::Len(len));
-    }
-
-    pub(super) fn sync(&mut self, inode: u64) {
-        let inode = self.inode(inode);
-        for change in inode.unsynced.drain(..) {
-            match change {
-                Change::Write { pos, bytes } => write(&mut inode.durable, pos, &bytes),
-                Change::Len(len) => inode.durable.resize(len as usize, 0),
-            }
+    /// Writes as much of `bytes` as there is room for.
+    pub(super) fn write(&mut self, inode: u64, pos: u64, mut bytes: Vec<u8>) -> io::Result<()> {
+        let wanted = bytes.len() as u64;
+        let fits = self.reach(inode).saturating_sub(pos).min(wanted);
+        bytes.truncate(fits as usize);
+        self.inode(inode).write(pos, bytes);
+        if fits < wanted {
+            return Err(Fault::NoSpace.error());
         }
+        Ok(())
     }
 
-    /// After a failed sync the pages are clean and not on the disk, as on Linux.
-    pub(super) fn forget_unsynced(&mut self, inode: u64) {
-        self.inode(inode).unsynced.clear();
+    pub(super) fn set_len(&mut self, inode: u64, len: u64) -> io::Result<()> {
+        if len > self.reach(inode) {
+            return Err(Fault::NoSpace.error());
+        }
+        self.inode(inode).set_len(len);
+        Ok(())
+    }
+
+    /// How long the file can become.
+    fn reach(&mut self, inode: u64) -> u64 {
+        let free = self.free_space();
+        self.inode(inode).space().saturating_add(free) - space_of(0)
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity: Option<u64>) {
+        self.capacity = capacity;
+    }
+
+    /// Bytes in whole blocks.
+    pub(super) fn free_space(&self) -> u64 {
+        let Some(capacity) = self.capacity else {
+            return u64::MAX;
+        };
+        let named: BTreeSet<u64> = self.names.values().copied().collect();
+        let taking = self
+            .inodes
+            .iter()
+            .filter(|(id, i)| i.handles > 0 || named.contains(id));
+        let used: u64 = taking.map(|(_, i)| i.space()).sum();
+        capacity.saturating_sub(used) / BLOCK_BYTES * BLOCK_BYTES
     }
 
     pub(super) fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        self.inodes.get(self.names.get(path)?).map(|i| i.now.clone())
+        let inode = self.inodes.get(self.names.get(path)?)?;
+        Some(inode.contents().to_vec())
     }
 
     pub(super) fn put(&mut self, path: &Path, bytes: &[u8]) {
-        self.create_dir(&parent(path));
+        self.create_dir(parent(path));
         let inode = match self.find(path) {
             Ok(inode) => inode,
             Err(_) => {
-                let inode = self.next_inode;
                 self.next_inode += 1;
-                self.names.insert(path.to_owned(), inode);
-                inode
+                self.next_inode - 1
             }
         };
+        self.settle_name(path);
+        self.names.insert(path.to_owned(), inode);
         self.durable_names.insert(path.to_owned(), inode);
-        let contents = Inode {
-            durable: bytes.to_vec(),
-            now: bytes.to_vec(),
-            unsynced: Vec::new(),
-        };
-        self.inodes.insert(inode, contents);
+        self.inode(inode).put(bytes);
     }
 
     pub(super) fn lose(&mut self, path: &Path) {
+        self.settle_name(path);
         self.names.remove(path);
         self.durable_names.remove(path);
+    }
+
+    /// What was still open of this name no longer is.
+    fn settle_name(&mut self, path: &Path) {
+        self.unsynced_names.retain(|c| c.paths().all(|p| p != path));
     }
 
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.names.keys().cloned().collect()
     }
 
+    pub(super) fn kill(&mut self) {
+        self.inodes.values_mut().for_each(|i| i.handles = 0);
+    }
+
     pub(super) fn power_cut(&mut self, seed: u64) {
         let mut random = Random::new(seed);
-        for (_, changes) in std::mem::take(&mut self.unsynced_names) {
-            let kept = random.below(changes.len() as u64 + 1) as usize;
-            changes[..kept]
-                .iter()
-                .for_each(|c| c.apply(&mut self.durable_names));
-        }
-        self.names = self.durable_names.clone();
+        self.names_after_cut(&mut random);
         for inode in self.inodes.values_mut() {
             inode.power_cut(&mut random);
         }
@@ -235,62 +249,19 @@ impl Disk {
         self.inodes.retain(|inode, _| named.contains(inode));
         self.locks.clear();
     }
-}
 
-impl Inode {
-    fn power_cut(&mut self, random: &mut Random) {
-        let changes = std::mem::take(&mut self.unsynced);
-        if !changes.is_empty() {
-            match random.below(6) {
-                0 => {}
-                1 => self.keep_first(&changes, changes.len()),
-                2 => self.keep_first(&changes, random.below(changes.len() as u64 + 1) as usize),
-                // Any sectors, most of them, few of them.
-                3 => self.keep_sectors(&changes, random, 1, 2),
-                4 => self.keep_sectors(&changes, random, 15, 16),
-                _ => self.keep_sectors(&changes, random, 1, 16),
+    /// Keeps any of the unsynced changes, in whatever order they were made, but none of a name of which an earlier
+    /// change is lost.
+    fn names_after_cut(&mut self, random: &mut Random) {
+        let (of, out_of) = [(0, 1), (1, 1), (1, 2), (15, 16), (1, 16)][random.below(5) as usize];
+        let mut lost: BTreeSet<PathBuf> = BTreeSet::new();
+        for change in std::mem::take(&mut self.unsynced_names) {
+            if random.below(out_of) < of && change.paths().all(|p| !lost.contains(p)) {
+                change.apply(&mut self.durable_names);
+            } else {
+                lost.extend(change.paths().cloned());
             }
         }
-        self.now = self.durable.clone();
-    }
-
-    fn keep_first(&mut self, changes: &[Change], count: usize) {
-        for change in &changes[..count] {
-            match change {
-                Change::Write { pos, bytes } => write(&mut self.durable, *pos, bytes),
-                Change::Len(len) => self.durable.resize(*len as usize, 0),
-            }
-        }
-    }
-
-    /// Keeps each sector with the chance `of / out_of`, as it was after any of the writes to it: a page goes
-    /// to the disk with everything written to it until then, so a later write never survives without an
-    /// earlier one to the same sector.
-    fn keep_sectors(&mut self, changes: &[Change], random: &mut Random, of: u64, out_of: u64) {
-        let mut sectors: BTreeMap<u64, Vec<(u64, &[u8])>> = BTreeMap::new();
-        for change in changes {
-            match change {
-                Change::Len(len) if random.below(out_of) < of => self.durable.resize(*len as usize, 0),
-                Change::Len(_) => {}
-                Change::Write { pos, bytes } => {
-                    let mut at = *pos;
-                    let end = at + bytes.len() as u64;
-                    while at < end {
-                        let stop = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
-                        let piece = &bytes[(at - pos) as usize..(stop - pos) as usize];
-                        sectors.entry(at / SECTOR_BYTES).or_default().push((at, piece));
-                        at = stop;
-                    }
-                }
-            }
-        }
-        for writes in sectors.values() {
-            if random.below(out_of) < of {
-                let kept = 1 + random.below(writes.len() as u64) as usize;
-                writes[..kept]
-                    .iter()
-                    .for_each(|(at, piece)| write(&mut self.durable, *at, piece));
-            }
-        }
+        self.names = self.durable_names.clone();
     }
 }

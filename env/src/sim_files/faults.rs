@@ -26,11 +26,16 @@ pub enum Call {
     SyncDir,
     /// `lock_dir`.
     Lock,
+    /// `free_space`.
+    FreeSpace,
 }
 
 impl Call {
     const fn changes(self) -> bool {
-        !matches!(self, Call::Open | Call::Read | Call::List | Call::Lock)
+        !matches!(
+            self,
+            Call::Open | Call::Read | Call::List | Call::Lock | Call::FreeSpace
+        )
     }
 }
 
@@ -44,7 +49,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn error(self) -> io::Error {
+    pub(super) fn error(self) -> io::Error {
         match self {
             Fault::Io => rustix::io::Errno::IO.into(),
             Fault::NoSpace => rustix::io::Errno::NOSPC.into(),
@@ -52,28 +57,46 @@ impl Fault {
     }
 }
 
+/// What becomes of a call.
+pub(super) struct Verdict {
+    /// What it returns, unless what it was to do can't be done.
+    pub(super) answer: io::Result<()>,
+    /// Whether it has its effect, which a failed call may have all the same.
+    pub(super) happens: bool,
+}
+
+struct Plan {
+    /// `None` for any kind.
+    call: Option<Call>,
+    nth: u64,
+    fault: Fault,
+}
+
 pub(super) struct Faults {
     random: Random,
     calls: BTreeMap<Call, u64>,
-    planned: Vec<(Call, u64, Fault)>,
+    planned: Vec<Plan>,
+    failed: Vec<Call>,
     /// Changing calls left before the power fails.
     left: Option<u64>,
     off: bool,
 }
 
 impl Faults {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) const fn new(seed: u64) -> Self {
         Faults {
             random: Random::new(seed),
             calls: BTreeMap::new(),
             planned: Vec::new(),
+            failed: Vec::new(),
             left: None,
             off: false,
         }
     }
 
-    pub(super) fn fail_nth(&mut self, call: Call, nth: u64, fault: Fault) {
-        self.planned.push((call, self.calls(call) + nth, fault));
+    pub(super) fn fail_nth(&mut self, call: Option<Call>, nth: u64, fault: Fault) {
+        let nth = self.calls(call) + nth;
+        self.planned.push(Plan { call, nth, fault });
     }
 
     pub(super) fn power_off_after(&mut self, calls: u64) {
@@ -89,12 +112,20 @@ impl Faults {
         self.off
     }
 
-    pub(super) fn calls(&self, call: Call) -> u64 {
-        self.calls.get(&call).copied().unwrap_or(0)
+    pub(super) fn calls(&self, call: Option<Call>) -> u64 {
+        match call {
+            Some(call) => self.calls.get(&call).copied().unwrap_or(0),
+            None => self.calls.values().sum(),
+        }
     }
 
-    /// Counts a call and says whether it fails.
-    pub(super) fn check(&mut self, call: Call) -> io::Result<()> {
+    pub(super) fn failed(&self) -> &[Call] {
+        &self.failed
+    }
+
+    /// Counts a call and says what becomes of it.
+    pub(super) fn begin(&mut self, call: Call) -> Verdict {
+        let off_before = self.off;
         if call.changes() && !self.off {
             match &mut self.left {
                 Some(0) => self.off = true,
@@ -103,18 +134,30 @@ impl Faults {
             }
         }
         if self.off {
-            return Err(io::Error::other("the power is off"));
+            return Verdict {
+                answer: Err(no_power()),
+                happens: !off_before && self.below(2) == 0,
+            };
         }
-        let count = self.calls.entry(call).or_insert(0);
-        *count += 1;
-        let count = *count;
-        match self
-            .planned
-            .iter()
-            .position(|(c, nth, _)| *c == call && *nth == count)
-        {
-            Some(at) => Err(self.planned.swap_remove(at).2.error()),
-            None => Ok(()),
+        *self.calls.entry(call).or_insert(0) += 1;
+        let (of_kind, of_all) = (self.calls(Some(call)), self.calls(None));
+        let due = |plan: &Plan| match plan.call {
+            Some(kind) => kind == call && plan.nth == of_kind,
+            None => plan.nth == of_all,
+        };
+        match self.planned.iter().position(due) {
+            Some(at) => {
+                let fault = self.planned.swap_remove(at).fault;
+                self.failed.push(call);
+                Verdict {
+                    answer: Err(fault.error()),
+                    happens: self.below(2) == 0,
+                }
+            }
+            None => Verdict {
+                answer: Ok(()),
+                happens: true,
+            },
         }
     }
 
@@ -122,6 +165,14 @@ impl Faults {
     pub(super) fn below(&mut self, n: u64) -> u64 {
         self.random.below(n)
     }
+
+    pub(super) fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+}
+
+pub(super) fn no_power() -> io::Error {
+    io::Error::other("the power is off")
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same on every machine.

@@ -99,9 +99,6 @@ pub(crate) fn open(
 
 pub(crate) fn lock_dir(files: &dyn Files, dir: &Path) -> Result<Box<dyn DirLock>, OpenError> {
     files.create_dir(dir).map_err(OpenError::io("create", dir))?;
-    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-        files.sync_dir(parent).map_err(OpenError::io("sync", parent))?;
-    }
     files.lock_dir(dir).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.to_owned() },
         _ => OpenError::io("lock", dir)(e),

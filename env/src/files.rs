@@ -43,6 +43,13 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the operating system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Has the file system set space aside for the first `len` bytes, so that writing them can't fail for want of it. The
+    /// file's length stays as it is. Does nothing where a file system can't do that.
+    ///
+    /// # Errors
+    /// `StorageFull`, or what else the operating system says.
+    fn allocate(&self, len: u64) -> io::Result<()>;
 }
 
 /// How to open a file.
@@ -170,6 +177,13 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 

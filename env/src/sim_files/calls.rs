@@ -213,4 +213,9 @@ impl File for SimFile {
         let mut sim = self.alive_for_writing()?;
         sim.change(Call::Write, |sim| sim.disk.set_len(self.inode, len))
     }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut sim = self.alive_for_writing()?;
+        sim.change(Call::Write, |sim| sim.disk.allocate(self.inode, len))
+    }
 }

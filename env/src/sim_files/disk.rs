@@ -176,6 +176,14 @@ impl Disk {
         Ok(())
     }
 
+    pub(super) fn allocate(&mut self, inode: u64, len: u64) -> io::Result<()> {
+        if len > self.reach(inode) {
+            return Err(Fault::NoSpace.error());
+        }
+        self.inode(inode).allocate(len);
+        Ok(())
+    }
+
     /// How long the file can become.
     fn reach(&mut self, inode: u64) -> u64 {
         let free = self.free_space();

@@ -15,6 +15,8 @@ pub(super) struct Inode {
     unsynced: Vec<Change>,
     /// How many changes came before those in `unsynced`.
     settled: u64,
+    /// So many bytes are set aside for it.
+    allotted: u64,
     /// How many times it is open.
     pub(super) handles: u32,
 }
@@ -56,7 +58,13 @@ impl Inode {
 
     /// Bytes that it takes of the disk: whole blocks, holes too, and one block for itself.
     pub(super) const fn space(&self) -> u64 {
-        space_of(self.now.len() as u64)
+        let len = self.now.len() as u64;
+        space_of(if len > self.allotted { len } else { self.allotted })
+    }
+
+    /// Sets space aside; durable at once, as nobody promises.
+    pub(super) fn allocate(&mut self, len: u64) {
+        self.allotted = self.allotted.max(len);
     }
 
     pub(super) fn write(&mut self, pos: u64, bytes: Vec<u8>) {

@@ -13,6 +13,7 @@ use super::patch::PATCH_BIT;
 use super::persisted::{encode_identity, encode_vote};
 use super::scrub::{Known, Rot};
 use super::slots::Slots;
+use super::space::Space;
 use super::state::{Shared, lock};
 use super::summary;
 use super::writer::Writer;
@@ -72,6 +73,7 @@ pub(crate) struct Core {
     io: Mutex<Option<Io>>,
     pub(crate) shared: Arc<Mutex<Shared>>,
     pub(crate) known: Arc<Known>,
+    pub(crate) space: Arc<Space>,
     /// Nothing is written any more, and the directory may be another's.
     closed: AtomicBool,
     pub(crate) failed: watch::Sender<Option<Failure>>,
@@ -90,6 +92,7 @@ impl Core {
         io: Io,
         shared: Arc<Mutex<Shared>>,
         known: Known,
+        space: Arc<Space>,
         options: Options,
         dir: PathBuf,
     ) -> Self {
@@ -100,6 +103,7 @@ impl Core {
             io: Mutex::new(Some(io)),
             shared,
             known: Arc::new(known),
+            space,
             closed: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             rot: watch::Sender::new(None),

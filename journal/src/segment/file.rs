@@ -3,6 +3,7 @@
 use super::error::{Failure, OpenError};
 use super::format::{FORMAT_VERSION, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::patch::PATCH_BIT;
+use super::space::Spare;
 use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -56,11 +57,12 @@ pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result
 }
 
 /// Makes the file `number`, a segment or a patch, with what `fill` writes into it: content and name are durable before
-/// this returns, so it is there whole or not at all. Replaces a file of the same name.
+/// this returns, so it is there whole or not at all. Replaces a file of the same name. Uses up `spare`, if there is one.
 pub(crate) fn publish(
     files: &dyn Files,
     dir: &Path,
     number: u32,
+    spare: Option<&Path>,
     fill: impl FnOnce(&dyn File) -> Result<(), Failure>,
 ) -> Result<Arc<dyn File>, Failure> {
     let path = path_of(dir, number);
@@ -70,7 +72,14 @@ pub(crate) fn publish(
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove the leftover of")(e)),
         _ => {}
     }
-    let file = files.open(&fresh, Mode::CreateNew).map_err(fail("create"))?;
+    let mode = match spare {
+        Some(spare) => {
+            files.rename(spare, &fresh).map_err(fail("take a spare for"))?;
+            Mode::Write
+        }
+        None => Mode::CreateNew,
+    };
+    let file = files.open(&fresh, mode).map_err(fail("create"))?;
     fill(&*file)?;
     file.sync_data().map_err(fail("sync"))?;
     files.rename(&fresh, &path).map_err(fail("rename"))?;
@@ -78,22 +87,38 @@ pub(crate) fn publish(
     Ok(file)
 }
 
-/// Makes a segment of `bytes`, its header and then zeros. A header that can't be read is never a crash's doing.
+/// A segment that was made.
+pub(crate) struct Created {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header_crc: u32,
+    /// Length of the file.
+    pub(crate) bytes: u32,
+}
+
+/// Makes a segment of `bytes` at least, its header and then zeros, from `spare` if there is one. A header that can't be read
+/// is never a crash's doing.
 pub(crate) fn create(
     files: &dyn Files,
     dir: &Path,
     header: &SegmentHeader,
     bytes: u32,
-) -> Result<(Arc<dyn File>, u32), Failure> {
+    spare: Option<Spare>,
+) -> Result<Created, Failure> {
     let path = path_of(dir, header.segment);
     let fail = |verb| Failure::new(verb, &path);
-    let (block, crc) = header.encode();
-    let file = publish(files, dir, header.segment, |file| {
+    let (block, header_crc) = header.encode();
+    let filled = spare.as_ref().map_or(0, |s| s.filled.min(u32::MAX.into()) as u32);
+    let from = filled.max(SEGMENT_HEADER_BYTES);
+    let file = publish(files, dir, header.segment, spare.as_ref().map(|s| &*s.path), |file| {
         file.write_at(&[IoSlice::new(&block)], 0)
             .map_err(fail("write the header of"))?;
-        write_zeros(file, SEGMENT_HEADER_BYTES.into(), bytes.into()).map_err(fail("fill"))
+        write_zeros(file, from.into(), bytes.into()).map_err(fail("fill"))
     })?;
-    Ok((file, crc))
+    Ok(Created {
+        file,
+        header_crc,
+        bytes: from.max(bytes),
+    })
 }
 
 /// Reads a segment's header block; returns it with its checksum.

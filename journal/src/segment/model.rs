@@ -108,6 +108,9 @@ pub struct Options {
     /// The batch that crosses what is filled pays for the next stretch: with 4 MiB the 99th percentile of
     /// small appends was two to three times that with 1 MiB, at the same median.
     pub zero_ahead_bytes: u32,
+    /// How much of the disk is kept in hand beyond the segment to come, bytes, so that elections and leases go on when the
+    /// disk is full (H4); with [`Execution::Threads`] only.
+    pub reserve_bytes: u64,
     /// Bytes of payload that one write takes at most, before it is synced and answered.
     pub batch_bytes: u64,
     /// How long the log is quiet before it is marked durable up to its end (H7).
@@ -127,6 +130,7 @@ impl Default for Options {
             segment_bytes: 64 * 1024 * 1024,
             cache_bytes: 16 * 1024 * 1024,
             zero_ahead_bytes: 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
             batch_bytes: 8 * 1024 * 1024,
             idle_after: Duration::from_millis(20),
             scrub_every: Duration::from_secs(24 * 60 * 60),

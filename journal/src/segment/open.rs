@@ -15,8 +15,9 @@ use super::recover::Cursor;
 use super::scan::{Found, Scan, rotten};
 use super::scrub::Known;
 use super::slots::Slots;
+use super::space::Space;
 use super::state::Shared;
-use super::writer::{Active, Writer, first_bytes};
+use super::writer::{Active, Reached, Writer, first_bytes};
 use redoubt_env::Env;
 use redoubt_env::files::{DirLock, Files, Mode};
 use redoubt_types::NodeId;
@@ -49,7 +50,9 @@ pub(crate) fn open(
     }
     let (identity_slots, identity) = load_identity(files, dir, name)?;
     let (vote_slots, vote) = load_vote(files, dir)?;
-    let log = Log::recover(env, dir, &options, identity.node, &*metadata)?;
+    let space = Space::open(env.files(), dir, &options).map_err(OpenError::io("take over the spares in", dir))?;
+    let log = Log::recover(env, dir, &options, identity.node, &*metadata, &space)?;
+    let space = Arc::new(space);
 
     let ids = log.index.ids.clone();
     let committed_end = log.index.committed_end.min(ids.end);
@@ -74,15 +77,18 @@ pub(crate) fn open(
         },
         ..Shared::default()
     };
-    let next_index = shared.ids.end;
+    let reached = Reached {
+        next_index: shared.ids.end,
+        committed_end,
+    };
     let writer = Writer::new(
         env,
         dir,
         options,
         metadata.clone(),
+        space.clone(),
         log.active,
-        next_index,
-        committed_end,
+        reached,
     );
     let io = Io {
         writer,
@@ -92,7 +98,7 @@ pub(crate) fn open(
         _lock: lock,
     };
     Ok((
-        Core::new(io, Arc::new(Mutex::new(shared)), known, options, dir.to_owned()),
+        Core::new(io, Arc::new(Mutex::new(shared)), known, space, options, dir.to_owned()),
         recovered,
     ))
 }
@@ -142,7 +148,7 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
         },
         next_index: 0,
     };
-    file::create(files, dir, &header, first_bytes(options)).map_err(from_failure)?;
+    file::create(files, dir, &header, first_bytes(options), None).map_err(from_failure)?;
     Slots::create(
         files,
         &dir.join(IDENTITY),
@@ -260,6 +266,7 @@ impl Log {
         options: &Options,
         node: NodeId,
         metadata: &dyn Metadata,
+        space: &Space,
     ) -> Result<Log, OpenError> {
         let scan = Scan::of(env, dir, node, metadata, &mut |_| {})?;
         if let Some(gap) = scan.gaps.first() {
@@ -267,7 +274,7 @@ impl Log {
         }
         let found = &scan.last;
         let active = if scan.cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
-            cut_here(env, dir, options, found, scan.end, &scan.index)?
+            cut_here(env, dir, options, found, scan.end, &scan.index, space)?
         } else {
             Active {
                 file: found.file.clone(),
@@ -300,6 +307,7 @@ fn cut_here(
     torn: &Found,
     end: Cursor,
     index: &LogIndex,
+    space: &Space,
 ) -> Result<Active, OpenError> {
     let number = torn.header.segment;
     let here = Position {
@@ -316,13 +324,13 @@ fn cut_here(
         durable: here,
         next_index: index.ids.end,
     };
-    let file_bytes = first_bytes(options);
-    let (file, crc) = file::create(&**env.files(), dir, &header, file_bytes).map_err(from_failure)?;
+    let spare = space.take(options.segment_bytes.into());
+    let created = file::create(&**env.files(), dir, &header, first_bytes(options), spare).map_err(from_failure)?;
     Ok(Active {
-        file,
+        file: created.file,
         header,
-        end: Cursor::start(crc),
-        file_bytes,
+        end: Cursor::start(created.header_crc),
+        file_bytes: created.bytes,
         log: Default::default(),
     })
 }

@@ -265,7 +265,7 @@ pub(crate) fn write(
         .chain(records.iter().map(|r| (Kind::Log(r.kind), r.id, &r.payload[..])))
         .chain(filler)
         .chain([(Kind::Seal, last, &[][..])]);
-    file::publish(files, dir, number, |file| {
+    file::publish(files, dir, number, None, |file| {
         let mut written = 0;
         for (kind, id, payload) in all {
             let at = Position {

@@ -9,12 +9,13 @@ use super::persisted::encode_identity;
 use super::reader::Reader;
 use super::scrub::{Checked, Rot, Scrub};
 use super::slots::SLOT_PAYLOAD_BYTES_MAX;
+use super::space::Room;
 use super::state::lock;
 use redoubt_env::Env;
 use redoubt_env::files::Files;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -36,8 +37,8 @@ struct Handle {
     core: Arc<Core>,
     reads: Reads,
     files: Arc<dyn Files>,
-    /// Its end is that of the scrubbing thread.
-    _scrubbing: Option<mpsc::Sender<()>>,
+    /// Their end is that of the threads which do what is never waited for.
+    _threads: Vec<mpsc::Sender<()>>,
 }
 
 /// How reads that miss the memory are made.
@@ -129,14 +130,21 @@ impl Storage {
         } else {
             Reads::Inline(Mutex::new(reader))
         };
-        let (ends, ended) = mpsc::channel();
-        let scrubbing = (options.execution == Execution::Threads).then_some(ends);
-        if scrubbing.is_some() {
-            let (core, files) = (core.clone(), env.files().clone());
-            env.spawn_thread("storage-scrub", move || {
-                scrub_again_and_again(&core, &files, &ended)
-            })
-            .map_err(OpenError::io("start a thread for", dir))?;
+        let mut threads = Vec::new();
+        if options.execution == Execution::Threads {
+            let thread = |e| OpenError::io("start a thread for", dir)(e);
+            // Before anything is appended: else a fresh log would begin with no room.
+            core.space.complete().map_err(OpenError::io("make spare segments in", dir))?;
+            let (ends, ended) = mpsc::channel();
+            let (scrubbed, files) = (core.clone(), env.files().clone());
+            let scrub = move || scrub_again_and_again(&scrubbed, &files, &ended);
+            env.spawn_thread("storage-scrub", scrub).map_err(thread)?;
+            threads.push(ends);
+            let (ends, ended) = mpsc::channel();
+            let core = core.clone();
+            let provide = move || provide_again_and_again(&core, &ended);
+            env.spawn_thread("storage-space", provide).map_err(thread)?;
+            threads.push(ends);
         }
         Ok((
             Storage {
@@ -144,7 +152,7 @@ impl Storage {
                     core,
                     reads,
                     files: env.files().clone(),
-                    _scrubbing: scrubbing,
+                    _threads: threads,
                 }),
             },
             recovered,
@@ -156,6 +164,11 @@ impl Storage {
     /// mended at once. Blocks; not for [`Execution::Manual`], whose turns would be missing.
     pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
         check(&self.handle.core, &self.handle.files, pace, || self.work())
+    }
+
+    /// How much room the disk has for more.
+    pub fn room(&self) -> watch::Receiver<Room> {
+        self.handle.core.space.room()
     }
 
     /// Becomes `Some` with the first damage that is found. The next opening repairs it.
@@ -387,7 +400,27 @@ fn check(
     checked
 }
 
-/// Until `ended` is.
+/// Pause between two looks at the spares: what a roll may take and find nothing filled.
+const PROVIDE_EVERY: Duration = Duration::from_millis(250);
+/// Pause between two steps of filling: so that the log's own syncs have the disk most of the time.
+const FILL_EVERY: Duration = Duration::from_millis(20);
+
+/// Keeps spares for the log, until `ended` is.
+fn provide_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
+    while ended.try_recv() == Err(TryRecvError::Empty) && !core.is_closed() {
+        let pause = match core.space.provide() {
+            Ok(true) => FILL_EVERY,
+            Ok(false) => PROVIDE_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "no spare segment can be made");
+                PROVIDE_EVERY
+            }
+        };
+        core.space.wait(pause);
+    }
+}
+
+/// Reads all files again, until `ended` is.
 fn scrub_again_and_again(core: &Core, files: &Arc<dyn Files>, ended: &mpsc::Receiver<()>) {
     let waits = |d: Duration| ended.recv_timeout(d) == Err(RecvTimeoutError::Timeout);
     let per_second = core.options.scrub_bytes_per_second.max(1);

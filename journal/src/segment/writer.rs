@@ -12,8 +12,9 @@ use super::format::{
 use super::format::{checksum, record_span};
 use super::index::SegmentLog;
 use super::metadata::Metadata;
-use super::model::{LogId, LogRecord, Options};
+use super::model::{Execution, LogId, LogRecord, Options};
 use super::recover::{Cursor, Sealed};
+use super::space::Space;
 use super::summary::{self, Summary};
 use bytes::Bytes;
 use redoubt_env::Env;
@@ -44,13 +45,23 @@ pub(crate) struct Active {
     pub(crate) log: SegmentLog,
 }
 
+/// How far a log goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    pub(crate) next_index: u64,
+    pub(crate) committed_end: u64,
+}
+
 /// The one writer of a log.
 pub(crate) struct Writer {
     env: Env,
     dir: PathBuf,
     options: Options,
     metadata: Arc<dyn Metadata>,
+    space: Arc<Space>,
     active: Active,
+    /// Whether the disk has set space aside for all of the active segment.
+    allotted: bool,
     path: PathBuf,
     batch: Batch,
     changes: Vec<Change>,
@@ -70,29 +81,46 @@ impl Writer {
         dir: &Path,
         options: Options,
         metadata: Arc<dyn Metadata>,
+        space: Arc<Space>,
         active: Active,
-        next_index: u64,
-        committed_end: u64,
+        reached: Reached,
     ) -> Self {
         let durable = Position {
             segment: active.header.segment,
             offset: active.end.offset,
         };
-        Writer {
+        let mut writer = Writer {
             env: env.clone(),
             dir: dir.to_owned(),
             options,
             metadata,
+            space,
+            allotted: false,
             path: file::path_of(dir, active.header.segment),
             active,
             batch: Batch::default(),
             changes: Vec::new(),
             durable,
-            next_index,
-            committed_end,
-            committed_stated: committed_end,
+            next_index: reached.next_index,
+            committed_end: reached.committed_end,
+            committed_stated: reached.committed_end,
             marked: false,
-        }
+        };
+        writer.allot();
+        writer
+    }
+
+    /// Has space set aside for the active segment. Where that can't be had, the segment is written to as long as it goes.
+    fn allot(&mut self) {
+        self.allotted = self.options.execution == Execution::Threads
+            && match self.active.file.allocate(self.options.segment_bytes.into()) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "no space is set aside for a segment");
+                    false
+                }
+            };
+        self.tell_room();
     }
 
     /// Adds a record to the batch.
@@ -176,7 +204,13 @@ impl Writer {
             segment: self.active.header.segment,
             offset: end,
         };
+        self.tell_room();
         Ok(())
+    }
+
+    fn tell_room(&self) {
+        let left = self.options.segment_bytes.saturating_sub(self.active.end.offset);
+        self.space.active_has(if self.allotted { left.into() } else { 0 });
     }
 
     /// Marks the log durable up to its end, and makes the mark durable. With nothing else to do, the file is
@@ -292,7 +326,8 @@ impl Writer {
             next_index: self.next_index,
         };
         let file_bytes = first_bytes(&self.options);
-        let (file, crc) = file::create(&**self.env.files(), &self.dir, &header, file_bytes)?;
+        let spare = self.space.take(self.options.segment_bytes.into());
+        let created = file::create(&**self.env.files(), &self.dir, &header, file_bytes, spare)?;
         self.stage(Kind::Seal, seal, &Bytes::new());
         assert_eq!(
             self.active.end.link, link,
@@ -300,14 +335,15 @@ impl Writer {
         );
         self.flush()?;
         let next = Active {
-            file,
+            file: created.file,
             header,
-            end: Cursor::start(crc),
-            file_bytes,
+            end: Cursor::start(created.header_crc),
+            file_bytes: created.bytes,
             log: SegmentLog::default(),
         };
         let sealed = std::mem::replace(&mut self.active, next);
         self.path = file::path_of(&self.dir, number);
+        self.allot();
         self.durable = Position {
             segment: number,
             offset: SEGMENT_HEADER_BYTES,

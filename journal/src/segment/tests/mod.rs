@@ -7,6 +7,7 @@ mod model;
 mod planted;
 mod repair;
 mod scrub;
+mod space;
 mod torn_or_rotten;
 mod vote;
 

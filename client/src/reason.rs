@@ -38,6 +38,8 @@ reasons! {
     NotLeader = "not the leader",
     /// No quorum, an election, or the leader is catching up. Ask again.
     NotReady = "not ready",
+    /// The disks of the nodes are full. Ask again.
+    NoRoom = "no room",
     /// A higher epoch exists: final.
     Fenced = "fenced",
     /// Another holder's lease has not ended.

@@ -45,7 +45,7 @@ impl Refused {
     /// How long the refusal lasts.
     pub(crate) fn scope(&self) -> Scope {
         match self.reason {
-            Reason::NotLeader | Reason::NotReady => Scope::Now,
+            Reason::NotLeader | Reason::NotReady | Reason::NoRoom => Scope::Now,
             Reason::NotBootstrapped | Reason::Damaged => Scope::ThisNodeNow,
             Reason::WrongCluster => Scope::ThisNode,
             _ => Scope::Everywhere,

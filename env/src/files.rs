@@ -126,6 +126,9 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 /// The machine's file system.
 pub struct RealFiles;
 
+/// How much longer a sync takes on a disk that a test makes slow.
+const SLOW_DISK_TURN: std::time::Duration = std::time::Duration::from_millis(700);
+
 struct RealFile(fs::File);
 struct RealLock(#[expect(dead_code, reason = "held open: closing it releases the lock")] fs::File);
 
@@ -168,6 +171,9 @@ impl File for RealFile {
         if crate::planted::on("no_fdatasync") {
             return Ok(());
         }
+        if crate::planted::held("slow_disk") {
+            std::thread::sleep(SLOW_DISK_TURN);
+        }
         self.0.sync_data()
     }
 
@@ -180,6 +186,9 @@ impl File for RealFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        if crate::planted::held("full_disk") {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(e) => Err(e.into()),

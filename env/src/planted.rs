@@ -10,13 +10,15 @@ pub fn on(name: &str) -> bool {
 }
 
 /// Whether a pause is planted as `name=PATH` and a file exists at PATH: a test holds a step there for as long
-/// as it likes, and so forces an interleaving.
+/// as it likes, and so forces an interleaving. A file that is not empty holds the ids of the processes that it is for.
 #[cfg(feature = "planted-bugs")]
 pub fn held(name: &str) -> bool {
     let path = planted()
         .iter()
         .find_map(|b| b.strip_prefix(name)?.strip_prefix('='));
-    path.is_some_and(|path| std::path::Path::new(path).exists())
+    let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+    let me = std::process::id().to_string();
+    text.is_some_and(|ids| ids.is_empty() || ids.split_whitespace().any(|id| id == me))
 }
 
 #[cfg(feature = "planted-bugs")]

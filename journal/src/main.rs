@@ -31,6 +31,9 @@ struct Args {
     /// Memory for the newest records, bytes.
     #[arg(long)]
     cache_bytes: Option<u64>,
+    /// Disk space kept in hand beyond the segment to come, for elections and leases on a full disk, bytes.
+    #[arg(long)]
+    reserve_bytes: Option<u64>,
     /// Seconds from one time that all files are read again, to see whether they still can be, to the next.
     #[arg(long)]
     scrub_every: Option<u64>,
@@ -77,6 +80,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut storage = Options::default();
     storage.segment_bytes = args.segment_bytes.unwrap_or(storage.segment_bytes);
     storage.cache_bytes = args.cache_bytes.unwrap_or(storage.cache_bytes);
+    storage.reserve_bytes = args.reserve_bytes.unwrap_or(storage.reserve_bytes);
     storage.scrub_every = args
         .scrub_every
         .map_or(storage.scrub_every, |s| Duration::from_secs(s.max(1)));

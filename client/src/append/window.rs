@@ -221,7 +221,7 @@ impl Window {
         match refused.reason {
             Reason::Fenced => return Taken::Final(AppendError::Fenced(refused.message)),
             // The state behind these changes by itself.
-            Reason::NotReady => {
+            Reason::NotReady | Reason::NoRoom => {
                 self.strikes = 0;
                 return Taken::Again(refused);
             }

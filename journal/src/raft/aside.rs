@@ -89,11 +89,15 @@ impl Node {
     }
 
     /// Has another node lead, if this one does and another can. Gives up after a while: an election does the rest.
-    pub(super) async fn hand_over(&self) {
+    async fn hand_over(&self) {
+        if let Some(to) = self.most_advanced_follower(|_| true) {
+            self.hand_over_to(to).await;
+        }
+    }
+
+    /// Has the node `to` lead, if it can.
+    pub(super) async fn hand_over_to(&self, to: u64) {
         let Ok(raft) = self.raft() else { return };
-        let Some(to) = self.most_advanced_follower() else {
-            return;
-        };
         tracing::info!(to, "hands the leadership over");
         if raft.trigger().transfer_leader(to).await.is_err() {
             return;
@@ -112,8 +116,8 @@ impl Node {
         }
     }
 
-    /// The voter, other than this node, that has most of the log; `None` when this node does not lead.
-    fn most_advanced_follower(&self) -> Option<u64> {
+    /// The voter, other than this node, that is `suitable` and has most of the log; `None` when this node does not lead.
+    pub(super) fn most_advanced_follower(&self, suitable: impl Fn(u64) -> bool) -> Option<u64> {
         let raft = self.raft().ok()?;
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -124,7 +128,7 @@ impl Node {
         let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
         let followers = metrics.replication.as_ref()?.iter();
         followers
-            .filter(|(id, _)| **id != me && voters.contains(id))
+            .filter(|(id, _)| **id != me && voters.contains(id) && suitable(**id))
             .max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index))
             .map(|(id, _)| *id)
     }

@@ -88,6 +88,9 @@ pub enum ProposeError {
         /// `host:port` of the leader, if known.
         leader: Option<String>,
     },
+    /// Too few nodes have room on their disks for data.
+    #[error("the disks of the journal's nodes are full: fewer than a majority have room for data")]
+    NoRoom,
     /// No quorum, or the leader has not caught up with its own term yet.
     #[error("not now: {0}")]
     NotReady(String),

@@ -6,6 +6,7 @@
 
 mod aside;
 mod coalesce;
+mod condition;
 mod config;
 mod log_store;
 mod machine;
@@ -14,8 +15,10 @@ mod node;
 mod read_index;
 mod repair;
 mod service;
+mod steward;
 mod types;
 
+pub use condition::Condition;
 pub use config::{MetadataStore, NodeConfig, NodeError, ProposeError};
 pub use machine::{JournalState, Progress};
 pub use node::{Node, Proposed};

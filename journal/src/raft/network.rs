@@ -1,6 +1,7 @@
 //! Raft's calls to peers. Every request names the cluster and both incarnations (H6).
 
 use super::coalesce::coalesced;
+use super::condition::{Condition, Conditions};
 use super::types::{
     LogId, Peer, TypeConfig, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire,
     vote_to_wire,
@@ -33,6 +34,7 @@ pub(super) struct Network {
     pub(super) env: Env,
     pub(super) cluster: ClusterId,
     pub(super) me: NodeId,
+    pub(super) conditions: Conditions,
 }
 
 /// The connection to one peer.
@@ -47,6 +49,7 @@ pub(super) struct Connection {
     failures: Arc<AtomicU32>,
     /// Whether it waits after failed attempts.
     pauses: bool,
+    conditions: Conditions,
 }
 
 /// How long a peer may take to take a stream of entries. More than a heartbeat: the first batch may be large,
@@ -71,6 +74,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
             failures: Arc::default(),
             pauses: true,
+            conditions: self.conditions.clone(),
         }
     }
 
@@ -291,10 +295,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 .map(tonic::Response::new)
                 .ok_or_else(|| tonic::Status::unavailable("the stream ended"))
         };
-        append_from_wire(
-            self.deadline(RPCTypes::AppendEntries, option.hard_ttl(), call)
-                .await?,
-        )
+        let answer = self.deadline(RPCTypes::AppendEntries, option.hard_ttl(), call);
+        let answer = answer.await?;
+        let condition = Condition::from_wire(answer.condition);
+        self.conditions
+            .board()
+            .note(self.target, condition, self.env.now());
+        append_from_wire(answer)
     }
 
     fn stream_append<'s, S>(
@@ -322,8 +329,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let call = client.append_entries(requests);
             let limit = STREAM_DEADLINE.max(option.hard_ttl());
             let answers = self.deadline(RPCTypes::AppendEntries, limit, call).await?;
+            let (conditions, env, target) = (self.conditions.clone(), self.env.clone(), self.target);
             let results = answers.map(move |answer| match answer {
                 Ok(answer) => {
+                    let condition = Condition::from_wire(answer.condition);
+                    conditions.board().note(target, condition, env.now());
                     failures.store(0, Ordering::Relaxed);
                     stream_result(answer)
                 }

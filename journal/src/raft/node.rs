@@ -1,5 +1,6 @@
 //! One node: its storage, its identity, and Raft once it belongs to a cluster.
 
+use super::condition::{Condition, Conditions};
 use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_config};
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
@@ -72,7 +73,9 @@ impl Drop for Unfinished<'_> {
 pub struct Node {
     env: Env,
     config: NodeConfig,
-    storage: Storage,
+    pub(super) storage: Storage,
+    /// What followers told of their disks, while this node leads.
+    pub(super) conditions: Conditions,
     recovered: Recovered,
     identity: Mutex<Identity>,
     machine: Machine,
@@ -82,6 +85,7 @@ pub struct Node {
     /// Raft's start was begun and not finished: see [`Unfinished`].
     start_cut: watch::Sender<bool>,
     genesis: Mutex<Option<Task<()>>>,
+    steward: Mutex<Option<Task<()>>>,
 }
 
 impl Node {
@@ -107,11 +111,15 @@ impl Node {
             bootstrapping: tokio::sync::Mutex::new(()),
             start_cut: watch::Sender::new(false),
             genesis: Mutex::new(None),
+            steward: Mutex::new(None),
+            conditions: Conditions::default(),
             env,
             config,
             storage,
             recovered,
         });
+        let steward = node.env.spawn(Node::look_after(Arc::downgrade(&node)));
+        *node.steward.lock().unwrap_or_else(PoisonError::into_inner) = Some(steward);
         let seed = node.identity().cluster.clone();
         if let Some(seed) = seed {
             node.start_raft(&seed).await?;
@@ -285,6 +293,7 @@ impl Node {
             env: self.env.clone(),
             cluster: seed.cluster,
             me,
+            conditions: self.conditions.clone(),
         };
         let unfinished = Unfinished(&self.start_cut);
         let store = LogStore::new(self.storage.clone(), &self.recovered);
@@ -406,6 +415,12 @@ impl Node {
     /// When this node may not propose; nothing was proposed then.
     pub async fn propose(&self, command: &Command) -> Result<Proposed, ProposeError> {
         let raft = self.leading()?;
+        if matches!(command, Command::Append(_)) {
+            let term = self.state().applied_term().unwrap_or_default();
+            self.admits_data(term)?;
+        } else if self.condition() == Condition::Full {
+            return Err(ProposeError::NoRoom);
+        }
         let (responder, verdict) = ProgressResponder::complete_only();
         let enqueued = raft
             .client_write_ff(Data(command.encode()), Some(responder))

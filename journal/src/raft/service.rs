@@ -1,5 +1,6 @@
 //! Raft's calls from peers. What was not meant for this incarnation of this cluster is refused (H6).
 
+use super::condition::Condition;
 use super::node::Node;
 use super::types::{
     TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -44,7 +45,7 @@ fn append_answer(result: StreamAppendResult<TypeConfig>) -> v1::RaftAppendRespon
         kind: kind as i32,
         matching: matching.as_ref().map(log_id_to_wire),
         vote: vote.as_ref().map(vote_to_wire),
-        message: String::new(),
+        ..Default::default()
     }
 }
 
@@ -138,6 +139,10 @@ impl Raft for RaftService {
             .map(move |request: Result<_, Status>| {
                 let request = request.map_err(|status| status.to_string())?;
                 node.meant_for_us(request.envelope.as_ref())?;
+                // A storage that is given what it has no room for fails for good.
+                if !request.entries.is_empty() && node.condition() == Condition::Full {
+                    return Err("this node's disk is full".to_owned());
+                }
                 append_request(request)
             });
         let input = taken.scan((), move |(), request| {
@@ -155,7 +160,14 @@ impl Raft for RaftService {
         });
         let last = stream::once(async move { broken.lock().unwrap_or_else(PoisonError::into_inner).take() })
             .filter_map(async |why| why.map(|why| Ok(append_refused(why))));
-        Ok(Response::new(answers.chain(last).boxed()))
+        let node = self.node.clone();
+        let answers = answers.chain(last).map(move |answer| {
+            answer.map(|answer: v1::RaftAppendResponse| v1::RaftAppendResponse {
+                condition: node.condition().to_wire() as i32,
+                ..answer
+            })
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn vote(

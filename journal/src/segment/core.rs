@@ -13,6 +13,7 @@ use super::patch::PATCH_BIT;
 use super::persisted::{encode_identity, encode_vote};
 use super::scrub::{Known, Rot};
 use super::slots::Slots;
+use super::slow::SyncTimes;
 use super::space::Space;
 use super::state::{Shared, lock};
 use super::summary;
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Mutex<Shared>>,
     pub(crate) known: Arc<Known>,
     pub(crate) space: Arc<Space>,
+    pub(crate) sync_times: Arc<Mutex<SyncTimes>>,
     /// Nothing is written any more, and the directory may be another's.
     closed: AtomicBool,
     pub(crate) failed: watch::Sender<Option<Failure>>,
@@ -98,6 +100,7 @@ impl Core {
     ) -> Self {
         Core {
             metadata: Arc::downgrade(&io.metadata),
+            sync_times: io.writer.sync_times(),
             queue: Mutex::default(),
             wake: Condvar::new(),
             io: Mutex::new(Some(io)),

@@ -109,11 +109,17 @@ pub(crate) fn create(
     let (block, header_crc) = header.encode();
     let filled = spare.as_ref().map_or(0, |s| s.filled.min(u32::MAX.into()) as u32);
     let from = filled.max(SEGMENT_HEADER_BYTES);
-    let file = publish(files, dir, header.segment, spare.as_ref().map(|s| &*s.path), |file| {
-        file.write_at(&[IoSlice::new(&block)], 0)
-            .map_err(fail("write the header of"))?;
-        write_zeros(file, from.into(), bytes.into()).map_err(fail("fill"))
-    })?;
+    let file = publish(
+        files,
+        dir,
+        header.segment,
+        spare.as_ref().map(|s| &*s.path),
+        |file| {
+            file.write_at(&[IoSlice::new(&block)], 0)
+                .map_err(fail("write the header of"))?;
+            write_zeros(file, from.into(), bytes.into()).map_err(fail("fill"))
+        },
+    )?;
     Ok(Created {
         file,
         header_crc,

@@ -24,6 +24,7 @@ mod salvage;
 mod scan;
 mod scrub;
 mod slots;
+mod slow;
 mod space;
 mod state;
 mod storage;

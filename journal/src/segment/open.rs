@@ -50,7 +50,8 @@ pub(crate) fn open(
     }
     let (identity_slots, identity) = load_identity(files, dir, name)?;
     let (vote_slots, vote) = load_vote(files, dir)?;
-    let space = Space::open(env.files(), dir, &options).map_err(OpenError::io("take over the spares in", dir))?;
+    let space =
+        Space::open(env.files(), dir, &options).map_err(OpenError::io("take over the spares in", dir))?;
     let log = Log::recover(env, dir, &options, identity.node, &*metadata, &space)?;
     let space = Arc::new(space);
 
@@ -98,7 +99,14 @@ pub(crate) fn open(
         _lock: lock,
     };
     Ok((
-        Core::new(io, Arc::new(Mutex::new(shared)), known, space, options, dir.to_owned()),
+        Core::new(
+            io,
+            Arc::new(Mutex::new(shared)),
+            known,
+            space,
+            options,
+            dir.to_owned(),
+        ),
         recovered,
     ))
 }
@@ -325,7 +333,8 @@ fn cut_here(
         next_index: index.ids.end,
     };
     let spare = space.take(options.segment_bytes.into());
-    let created = file::create(&**env.files(), dir, &header, first_bytes(options), spare).map_err(from_failure)?;
+    let created =
+        file::create(&**env.files(), dir, &header, first_bytes(options), spare).map_err(from_failure)?;
     Ok(Active {
         file: created.file,
         header,

@@ -95,7 +95,9 @@ impl Space {
         }
         {
             let mut state = lock(&space.state);
-            state.next = found.last_key_value().map_or(1, |(number, _)| number.saturating_add(1));
+            state.next = found
+                .last_key_value()
+                .map_or(1, |(number, _)| number.saturating_add(1));
             state.spares = found;
         }
         Ok(space)
@@ -148,7 +150,9 @@ impl Space {
         if self.room.send_replace(room) != room {
             match room {
                 Room::Plenty => tracing::info!("there is room on the disk again"),
-                _ if state.refused => tracing::error!(in_hand, ?room, "the disk is full: no data is admitted"),
+                _ if state.refused => {
+                    tracing::error!(in_hand, ?room, "the disk is full: no data is admitted")
+                }
                 _ => tracing::debug!(in_hand, ?room, "spares are used faster than they are made"),
             }
         }

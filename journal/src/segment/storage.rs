@@ -36,7 +36,7 @@ pub struct Storage {
 struct Handle {
     core: Arc<Core>,
     reads: Reads,
-    files: Arc<dyn Files>,
+    env: Env,
     /// Their end is that of the threads which do what is never waited for.
     _threads: Vec<mpsc::Sender<()>>,
 }
@@ -134,7 +134,9 @@ impl Storage {
         if options.execution == Execution::Threads {
             let thread = |e| OpenError::io("start a thread for", dir)(e);
             // Before anything is appended: else a fresh log would begin with no room.
-            core.space.complete().map_err(OpenError::io("make spare segments in", dir))?;
+            core.space
+                .complete()
+                .map_err(OpenError::io("make spare segments in", dir))?;
             let (ends, ended) = mpsc::channel();
             let (scrubbed, files) = (core.clone(), env.files().clone());
             let scrub = move || scrub_again_and_again(&scrubbed, &files, &ended);
@@ -151,7 +153,7 @@ impl Storage {
                 handle: Arc::new(Handle {
                     core,
                     reads,
-                    files: env.files().clone(),
+                    env: env.clone(),
                     _threads: threads,
                 }),
             },
@@ -163,7 +165,12 @@ impl Storage {
     /// whether to go on. What is damaged is noted, as if a reader had met it; a damaged copy of the vote or the identity is
     /// mended at once. Blocks; not for [`Execution::Manual`], whose turns would be missing.
     pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
-        check(&self.handle.core, &self.handle.files, pace, || self.work())
+        check(&self.handle.core, self.handle.env.files(), pace, || self.work())
+    }
+
+    /// Whether syncs have taken long for a while.
+    pub fn is_slow(&self) -> bool {
+        lock(&self.handle.core.sync_times).is_slow(self.handle.env.now())
     }
 
     /// How much room the disk has for more.

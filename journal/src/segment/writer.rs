@@ -14,13 +14,15 @@ use super::index::SegmentLog;
 use super::metadata::Metadata;
 use super::model::{Execution, LogId, LogRecord, Options};
 use super::recover::{Cursor, Sealed};
+use super::slow::SyncTimes;
 use super::space::Space;
+use super::state::lock;
 use super::summary::{self, Summary};
 use bytes::Bytes;
 use redoubt_env::Env;
 use redoubt_env::files::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A batch is large from this part of the distance on that files are filled ahead.
 const LARGE_PART: u32 = 4;
@@ -59,6 +61,7 @@ pub(crate) struct Writer {
     options: Options,
     metadata: Arc<dyn Metadata>,
     space: Arc<Space>,
+    sync_times: Arc<Mutex<SyncTimes>>,
     active: Active,
     /// Whether the disk has set space aside for all of the active segment.
     allotted: bool,
@@ -95,6 +98,7 @@ impl Writer {
             options,
             metadata,
             space,
+            sync_times: Arc::default(),
             allotted: false,
             path: file::path_of(dir, active.header.segment),
             active,
@@ -196,10 +200,10 @@ impl Writer {
                 self.active.file_bytes = end;
             }
         }
-        self.active
-            .file
-            .sync_data()
-            .map_err(Failure::new("sync", &self.path))?;
+        lock(&self.sync_times).begin(self.env.now());
+        let synced = self.active.file.sync_data();
+        lock(&self.sync_times).end(self.env.now());
+        synced.map_err(Failure::new("sync", &self.path))?;
         self.durable = Position {
             segment: self.active.header.segment,
             offset: end,
@@ -237,6 +241,11 @@ impl Writer {
         self.flush()?;
         self.marked = true;
         Ok(())
+    }
+
+    /// How long its syncs take.
+    pub(crate) fn sync_times(&self) -> Arc<Mutex<SyncTimes>> {
+        self.sync_times.clone()
     }
 
     /// Everything before was synced.

@@ -10,6 +10,8 @@ use v1::Reason;
 
 /// When to ask again after an answer that a moment changes.
 const SOON: Duration = Duration::from_millis(50);
+/// When to ask again where a person may have to make room.
+const WHEN_FULL: Duration = Duration::from_millis(500);
 
 pub(super) fn refusal(reason: Reason, message: impl Into<String>) -> v1::Refusal {
     v1::Refusal {
@@ -31,13 +33,15 @@ pub(super) fn not_proposed(e: ProposeError) -> v1::Refusal {
             leader,
             ..refusal(Reason::NotLeader, message)
         },
-        ProposeError::NotReady(_) => {
-            let retry_after_ms = Some(SOON.as_millis() as u64);
-            v1::Refusal {
-                retry_after_ms,
-                ..refusal(Reason::NotReady, message)
-            }
-        }
+        ProposeError::NotReady(_) => again(Reason::NotReady, message, SOON),
+        ProposeError::NoRoom => again(Reason::NoRoom, message, WHEN_FULL),
+    }
+}
+
+fn again(reason: Reason, message: String, after: Duration) -> v1::Refusal {
+    v1::Refusal {
+        retry_after_ms: Some(after.as_millis() as u64),
+        ..refusal(reason, message)
     }
 }
 

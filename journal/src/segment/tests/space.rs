@@ -33,7 +33,11 @@ fn spares_are_made_until_the_disk_is_full_and_again_when_it_is_not() {
     assert_eq!(provide(&one), 3, "the next segment, and two of reserve");
     // All that is there is taken by others.
     node.files.set_capacity(Some(0));
-    assert_eq!((files(), provide(&one), room(&one)), (0, 0, Room::Plenty), "nothing is missing");
+    assert_eq!(
+        (files(), provide(&one), room(&one)),
+        (0, 0, Room::Plenty),
+        "nothing is missing"
+    );
     let taken = one.take(SEGMENT).unwrap();
     assert_eq!(room(&one), Room::Plenty, "another may be made in a moment");
     assert_eq!((provide(&one), room(&one)), (0, Room::Low));
@@ -112,12 +116,18 @@ fn h04_no_write_fails_for_want_of_space_and_all_goes_on_by_itself_when_there_is_
     let low = fill_up(&storage, 0, Room::Low);
     let none = fill_up(&storage, low, Room::None);
     let between = (none - low) * 1000;
-    assert!(between >= SEGMENT, "only {between} bytes were left for control entries");
+    assert!(
+        between >= SEGMENT,
+        "only {between} bytes were left for control entries"
+    );
     assert!(storage.failed().borrow().is_none());
     close(storage);
     // It starts, is read and votes on a disk that is full.
     let (storage, _) = node.open().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut room = storage.room();
         assert!(room.wait_for(|r| *r != Room::Plenty).await.is_ok());

@@ -1,0 +1,68 @@
+//! The steward: has a node lead no longer than its disk lets it lead well, and keeps data out while there is no room for it.
+
+use super::condition::Condition;
+use super::config::ProposeError;
+use super::node::Node;
+use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::time::Duration;
+
+/// How often a node looks at its own condition.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Pause after leadership was handed over, or tried to be: the next leader has to show itself first.
+const REST: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// How this node's disk is.
+    pub fn condition(&self) -> Condition {
+        Condition::of(&self.storage)
+    }
+
+    /// Whether there is room for data, as far as this leader knows (H4).
+    ///
+    /// # Errors
+    /// [`ProposeError::NoRoom`].
+    pub(super) fn admits_data(&self, term: u64) -> Result<(), ProposeError> {
+        if redoubt_env::planted::on("h04_admit_without_room") {
+            return Ok(());
+        }
+        let configs: Vec<BTreeSet<u64>> = {
+            let raft = self.raft()?;
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().clone()
+        };
+        let me = (self.identity().node.get(), self.condition());
+        let now = self.env().now();
+        match self.conditions.board().has_room(me, term, &configs, now) {
+            true => Ok(()),
+            false => Err(ProposeError::NoRoom),
+        }
+    }
+
+    /// Looks after the node for as long as it lives.
+    pub(super) async fn look_after(node: Weak<Node>) {
+        while let Some(node) = node.upgrade() {
+            let rest = node.look().await;
+            let env = node.env().clone();
+            drop(node);
+            env.sleep(rest).await;
+        }
+    }
+
+    async fn look(&self) -> Duration {
+        let condition = self.condition();
+        if condition == Condition::Well || redoubt_env::planted::on("slow_leader_stays") {
+            return LOOK_EVERY;
+        }
+        let now = self.env().now();
+        let well = |id| self.conditions.board().is_well(id, now);
+        let Some(to) = self.most_advanced_follower(well) else {
+            return LOOK_EVERY;
+        };
+        tracing::warn!(?condition, "this node's disk does not let it lead well");
+        self.hand_over_to(to).await;
+        REST
+    }
+}

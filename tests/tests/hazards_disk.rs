@@ -1,0 +1,168 @@
+//! H4 over real processes: disks that fill up, and disks that become slow.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests drive real clocks and files, and what fails in them is a failed test"
+)]
+
+use redoubt_tests::{DevCluster, Options, Tokens, assert_catches, eventually};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const WRITERS: usize = 8;
+const SOON: Duration = Duration::from_secs(20);
+
+/// A cluster whose processes have bad disks as long as their ids stand in the file that is returned.
+async fn with_bad_disks(bug: &str) -> (DevCluster, PathBuf, tempfile::TempDir) {
+    let keep = tempfile::tempdir().unwrap();
+    let switch = keep.path().join("switch");
+    let bugs: &'static str = format!("{bug}={}", switch.display()).leak();
+    let options = Options {
+        bugs,
+        // Small, so that they fill up soon.
+        args: vec![
+            ("journal", "--segment-bytes=1048576".to_owned()),
+            ("journal", "--reserve-bytes=8388608".to_owned()),
+        ],
+        ..Options::default()
+    };
+    (DevCluster::start(options).await, switch, keep)
+}
+
+/// The ids of these nodes' processes.
+fn ids(cluster: &DevCluster, names: &[&str]) -> String {
+    let pids = names.iter().filter_map(|n| cluster.component(n).pid);
+    pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+async fn assert_nothing_lost(cluster: &DevCluster, outcome: &redoubt_tests::Outcome) {
+    let fresh = cluster.rebuilt().await;
+    outcome.assert_kept_by(&mut fresh.connect().await).await;
+}
+
+/// Writes until a node says `told`.
+async fn write_until(cluster: &DevCluster, node: &str, told: &str) {
+    let mut proxy = redoubt_tests::connect(cluster.port("proxy-1")).await;
+    for n in 0..400 {
+        if cluster.log(node).contains(told) {
+            return;
+        }
+        // Not answered any more once the journal takes no more.
+        let set = redis::cmd("SET")
+            .arg(format!("big:{n}"))
+            .arg(vec![b'x'; 60_000])
+            .exec_async(&mut proxy)
+            .await;
+        set.expect("SET");
+    }
+    panic!("{node} did not say {told:?}: {}", cluster.log(node));
+}
+
+#[tokio::test]
+async fn h04_a_leader_whose_disk_is_full_hands_over_and_data_goes_on() {
+    let (mut cluster, switch, _keep) = with_bad_disks("full_disk").await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "full");
+    tokens.progress(200, SOON).await;
+    let leader = cluster.leader().await;
+    let pid = cluster.component(&leader).pid;
+    std::fs::write(&switch, ids(&cluster, &[&leader])).unwrap();
+    write_until(&cluster, &leader, "hands the leadership over").await;
+    assert_ne!(cluster.leader().await, leader);
+    tokens.progress(500, SOON).await;
+    assert_eq!(tokens.broken(), 0, "a client noticed");
+    assert_eq!(cluster.component(&leader).pid, pid, "it did not stay up");
+    std::fs::remove_file(&switch).unwrap();
+    eventually("room", SOON, || async {
+        match cluster.log(&leader).contains("there is room on the disk again") {
+            true => Ok(()),
+            false => Err("not yet"),
+        }
+    })
+    .await;
+    let outcome = tokens.stop().await;
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn h04_where_a_majority_is_full_data_waits_and_the_lease_lives() {
+    let (mut cluster, switch, _keep) = with_bad_disks("full_disk").await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "full");
+    tokens.progress(200, SOON).await;
+    let names = ["journal-1", "journal-2", "journal-3"];
+    let pids = ids(&cluster, &names);
+    let epoch = cluster.journal().describe(SOON).await.unwrap().writer.epoch;
+    std::fs::write(&switch, &pids).unwrap();
+    let proxy = redoubt_tests::connect(cluster.port("proxy-1")).await;
+    let filler = tokio::spawn(async move {
+        let mut proxy = proxy;
+        for n in 0..400 {
+            let set = redis::cmd("SET")
+                .arg(format!("big:{n}"))
+                .arg(vec![b'x'; 60_000])
+                .exec_async(&mut proxy)
+                .await;
+            if set.is_err() {
+                return;
+            }
+        }
+    });
+    for name in names {
+        eventually(name, SOON, || async {
+            let log = cluster.log(name);
+            log.contains("the disk is full").then_some(()).ok_or(log)
+        })
+        .await;
+    }
+    // Nothing is acknowledged, and nothing ends: the lease is renewed, the log is read, for longer than the lease lasts.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let before = cluster.journal().describe(SOON).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = cluster.journal().describe(SOON).await.unwrap();
+    assert_eq!(before.position.tail, after.position.tail, "data was admitted");
+    assert!(after.confirmed, "the quorum is gone");
+    assert_eq!(after.writer.epoch, epoch, "the lease was lost");
+    assert_eq!(ids(&cluster, &names), pids, "a node ended");
+    // As soon as there is room it goes on.
+    std::fs::remove_file(&switch).unwrap();
+    tokens.progress(200, SOON).await;
+    filler.abort();
+    let outcome = tokens.stop().await;
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}
+
+#[test]
+fn catches_data_that_is_admitted_without_room() {
+    assert_catches(
+        "h04_where_a_majority_is_full_data_waits_and_the_lease_lives",
+        "h04_admit_without_room",
+    );
+}
+
+#[tokio::test]
+async fn a_leader_whose_disk_is_slow_holds_nobody_up_and_gives_the_leadership_away() {
+    let (mut cluster, switch, _keep) = with_bad_disks("slow_disk").await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "slow");
+    tokens.progress(200, SOON).await;
+    let leader = cluster.leader().await;
+    std::fs::write(&switch, ids(&cluster, &[&leader])).unwrap();
+    // Each of its syncs takes 700 ms, and the disk counts as slow after 3 s: until then the majority goes on without it.
+    let begun = std::time::Instant::now();
+    tokens.progress(500, SOON).await;
+    println!("500 writes with a slow leader took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    eventually("another leader", SOON, || async {
+        let now = cluster.leader().await;
+        (now != leader).then_some(()).ok_or(now)
+    })
+    .await;
+    assert!(cluster.log(&leader).contains("does not let it lead well"));
+    tokens.progress(500, SOON).await;
+    assert_eq!(tokens.broken(), 0, "a client noticed");
+    let outcome = tokens.stop().await;
+    println!("longest gap {:?}", outcome.outage);
+    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.down().await;
+}

@@ -105,6 +105,15 @@ impl OpenError {
     }
 }
 
+/// A failure to write while a directory is opened.
+pub(crate) fn from_failure(f: Failure) -> OpenError {
+    OpenError::Io {
+        verb: f.verb,
+        path: f.path.clone(),
+        source: f.into(),
+    }
+}
+
 /// Why records could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

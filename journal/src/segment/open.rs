@@ -1,7 +1,7 @@
 //! Opens a data directory: locks it, formats it when it is empty, and recovers what is in it.
 
 use super::core::{Core, Io};
-use super::error::{Failure, OpenError};
+use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::LogIndex;
@@ -246,14 +246,6 @@ fn garbled(path: &Path) -> OpenError {
     OpenError::Contradiction {
         path: path.to_owned(),
         what: "its content does not parse".to_owned(),
-    }
-}
-
-fn from_failure(f: Failure) -> OpenError {
-    OpenError::Io {
-        verb: f.verb,
-        path: f.path.clone(),
-        source: f.into(),
     }
 }
 

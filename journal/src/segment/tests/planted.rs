@@ -8,6 +8,10 @@ fn each_planted_bug_of_the_storage_is_caught() {
         ("vote::h05_crash_between_the_votes_slots", "h05_vote_one_slot"),
         ("vote::h05_rot_of_the_newer_slot", "h05_vote_one_slot"),
         (
+            "vote::h05_power_cut_while_the_vote_of_a_killed_process_is_copied",
+            "h05_vote_copied_before_it_is_durable",
+        ),
+        (
             "basics::h06_an_empty_directory_is_a_new_incarnation",
             "h06_identity_by_name",
         ),

@@ -72,6 +72,30 @@ fn h05_crash_between_the_votes_slots() {
 }
 
 #[test]
+fn h05_power_cut_while_the_vote_of_a_killed_process_is_copied() {
+    for calls in 0..6 {
+        for seed in 0..200 {
+            let node = Node::new(seed);
+            let (storage, _) = node.open().unwrap();
+            assert!(save(&storage, 8));
+            // Written, and neither synced nor answered.
+            node.files.power_off_after(1);
+            assert!(!save(&storage, 9));
+            drop(storage);
+            node.files.kill();
+            node.files.power_off_after(calls);
+            drop(node.open());
+            node.files.power_cut(seed);
+            let found = node.open().map(|(_, recovered)| recovered.vote);
+            assert!(
+                matches!(&found, Ok(found) if [Some(vote(8)), Some(vote(9))].contains(found)),
+                "after {calls} calls: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn two_rotten_slots_are_refused() {
     let node = Node::new(1);
     let (storage, _) = node.open().unwrap();

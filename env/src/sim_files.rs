@@ -175,6 +175,11 @@ impl SimFiles {
         self.sim().disk.set_capacity(bytes);
     }
 
+    /// Bytes that files take, as [`SimFiles::set_capacity`] counts them.
+    pub fn used_space(&self) -> u64 {
+        self.sim().disk.used_space()
+    }
+
     /// The disk becomes slow: the `nth` `sync_data` from now (1 is the next one) and all behind it block until what is
     /// returned is dropped, or until a power cut or kill fails them.
     #[must_use = "dropping it makes the disk fast again"]

@@ -199,13 +199,16 @@ impl Disk {
         let Some(capacity) = self.capacity else {
             return u64::MAX;
         };
+        capacity.saturating_sub(self.used_space()) / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    pub(super) fn used_space(&self) -> u64 {
         let named: BTreeSet<u64> = self.names.values().copied().collect();
         let taking = self
             .inodes
             .iter()
             .filter(|(id, i)| i.handles > 0 || named.contains(id));
-        let used: u64 = taking.map(|(_, i)| i.space()).sum();
-        capacity.saturating_sub(used) / BLOCK_BYTES * BLOCK_BYTES
+        taking.map(|(_, i)| i.space()).sum()
     }
 
     pub(super) fn contents(&self, path: &Path) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 mod basics;
 mod golden;
+mod history;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -10,6 +11,7 @@ mod scrub;
 mod space;
 mod torn_or_rotten;
 mod vote;
+mod world;
 
 use super::*;
 use bytes::Bytes;

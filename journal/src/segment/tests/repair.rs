@@ -10,11 +10,12 @@ fn salvage(node: &Node) -> Result<Salvage, OpenError> {
 }
 
 /// What another node has of `gap`, whose log is `others`, all of it committed; and the gap as it shows there. `None` when
-/// another gap must be closed first.
+/// another gap must be closed first, or `others` ends too early.
 fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> Option<(Gap, Vec<LogRecord>)> {
     if gap.waits() {
         return None;
     }
+    others.get(..gap.first_wanted() as usize)?;
     let id_at = |index: Option<u64>| index.map(|i| others[i as usize].id);
     while gap.before() != id_at(gap.first_wanted().checked_sub(1)) {
         let term = id_at(gap.first_wanted().checked_sub(1)).unwrap().term;
@@ -28,10 +29,10 @@ fn wanted(salvage: &Salvage, mut gap: Gap, others: &[LogRecord]) -> Option<(Gap,
         gap = gap.stepped_back(index, term, before);
     }
     let range = |gap: &Gap| gap.first_wanted() as usize..gap.end_wanted(|| others.len() as u64) as usize;
-    if let Some(later) = others[range(&gap)].iter().find(|r| gap.is_later(r.id.term)) {
+    if let Some(later) = others.get(range(&gap))?.iter().find(|r| gap.is_later(r.id.term)) {
         gap = gap.removed_from(later.id.index);
     }
-    Some((gap, others[range(&gap)].to_vec()))
+    Some((gap, others.get(range(&gap))?.to_vec()))
 }
 
 /// Repairs until the directory opens; returns how many gaps were closed.
@@ -43,15 +44,23 @@ pub(super) fn heal(node: &Node, others: &[LogRecord]) -> usize {
             Err(OpenError::Rot { .. }) => {}
             Err(e) => panic!("{e}"),
         }
-        let mut salvage = salvage(node).unwrap();
-        for gap in salvage.gaps().to_vec() {
-            if let Some((gap, records)) = wanted(&salvage, gap, others) {
-                salvage.close_gap(&gap, &records).unwrap();
-                closed += 1;
-            }
-        }
+        closed += try_heal(node, others).unwrap();
     }
     panic!("it does not heal");
+}
+
+/// Closes the gaps that can be closed by now; returns how many.
+pub(super) fn try_heal(node: &Node, others: &[LogRecord]) -> Result<usize, OpenError> {
+    let mut salvage = salvage(node)?;
+    let mut closed = 0;
+    for gap in salvage.gaps().to_vec() {
+        if let Some((gap, records)) = wanted(&salvage, gap, others) {
+            let failed = |failure: Failure| OpenError::io("repair", Path::new(DIR))(failure.into());
+            salvage.close_gap(&gap, &records).map_err(failed)?;
+            closed += 1;
+        }
+    }
+    Ok(closed)
 }
 
 /// The records of all segments, where they lie.

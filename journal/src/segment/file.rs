@@ -56,6 +56,16 @@ pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result
     Ok(())
 }
 
+/// Makes what was written to `file` durable. Never tried again: after a failure the kernel may count pages as clean that
+/// never reached the disk, and a second call would say `Ok` to that.
+pub(crate) fn sync(file: &dyn File, path: &Path) -> Result<(), Failure> {
+    match file.sync_data() {
+        Err(_) if redoubt_env::planted::on("fsync_retried") => file.sync_data(),
+        synced => synced,
+    }
+    .map_err(Failure::new("sync", path))
+}
+
 /// Makes the file `number`, a segment or a patch, with what `fill` writes into it: content and name are durable before
 /// this returns, so it is there whole or not at all. Replaces a file of the same name. Uses up `spare`, if there is one.
 pub(crate) fn publish(
@@ -81,7 +91,7 @@ pub(crate) fn publish(
     };
     let file = files.open(&fresh, mode).map_err(fail("create"))?;
     fill(&*file)?;
-    file.sync_data().map_err(fail("sync"))?;
+    sync(&*file, &path)?;
     files.rename(&fresh, &path).map_err(fail("rename"))?;
     files.sync_dir(dir).map_err(Failure::new("sync", dir))?;
     Ok(file)

@@ -6,6 +6,7 @@
 //! bring back the value before it, which for a vote means voting twice in a term.
 
 use super::error::{Failure, OpenError, from_failure};
+use super::file;
 use super::format::{
     FORMAT_VERSION, HeaderError, check_block, get_u32, get_u64, put_u32, put_u64, seal_block,
 };
@@ -168,7 +169,7 @@ impl Slots {
         self.file
             .write_at(&[IoSlice::new(block)], at)
             .map_err(Failure::new("write", &self.path))?;
-        self.file.sync_data().map_err(Failure::new("sync", &self.path))
+        file::sync(&*self.file, &self.path)
     }
 }
 

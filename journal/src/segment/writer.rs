@@ -201,9 +201,9 @@ impl Writer {
             }
         }
         lock(&self.sync_times).begin(self.env.now());
-        let synced = self.active.file.sync_data();
+        let synced = file::sync(&*self.active.file, &self.path);
         lock(&self.sync_times).end(self.env.now());
-        synced.map_err(Failure::new("sync", &self.path))?;
+        synced?;
         self.durable = Position {
             segment: self.active.header.segment,
             offset: end,

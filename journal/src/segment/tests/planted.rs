@@ -36,6 +36,10 @@ fn each_planted_bug_of_the_storage_is_caught() {
             "basics::h08_the_committed_index_is_saved_with_the_next_batch_or_when_idle",
             "h08_committed_not_saved",
         ),
+        (
+            "faults::every_call_may_fail_once_and_nothing_answered_is_lost",
+            "fsync_retried",
+        ),
     ] {
         assert_catches(&format!("segment::tests::{test}"), bug);
     }

@@ -8,6 +8,7 @@
 )]
 
 pub mod power;
+pub mod writer;
 
 use redoubt_env::{Env, Task};
 use redoubt_journal::raft::{MetadataStore, NodeConfig, NodeError};

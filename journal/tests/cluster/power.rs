@@ -2,11 +2,12 @@
 
 use redoubt_env::Env;
 use redoubt_env::sim_files::SimFiles;
-use redoubt_journal::raft::{MetadataStore, NodeConfig};
+use redoubt_journal::raft::{MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// A node with a runtime of its own: a crash drops the runtime, and with it every task, whatever it was at.
@@ -14,7 +15,7 @@ pub struct SimNode {
     pub name: String,
     pub address: String,
     pub files: SimFiles,
-    life: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    life: Option<(oneshot::Sender<()>, JoinHandle<Option<NodeError>>)>,
 }
 
 impl SimNode {
@@ -47,16 +48,17 @@ impl SimNode {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(async {
+            let error = runtime.block_on(async {
                 let env = Env::real().with_files(Arc::new(files));
                 let node = redoubt_journal::server::run(env, config, std::future::pending());
                 tokio::select! {
                     biased; // nothing is ended in order here
-                    _ = crashed => {}
-                    ended = node => eprintln!("a node ended by itself: {ended:?}"),
+                    _ = crashed => None,
+                    ended = node => ended.err(),
                 }
             });
             runtime.shutdown_background();
+            error
         });
         self.life = Some((crash, thread));
     }
@@ -66,7 +68,23 @@ impl SimNode {
         self.files.power_cut(seed);
         if let Some((crash, thread)) = self.life.take() {
             drop(crash);
-            thread.join().expect("a node's thread panicked");
+            if let Some(error) = thread.join().expect("a node's thread panicked") {
+                eprintln!("{} ended by itself: {error}", self.name);
+            }
         }
+    }
+
+    /// Waits until the node ends by itself, and says of what. The machine stays on.
+    pub async fn ended(&mut self) -> NodeError {
+        while self
+            .life
+            .as_ref()
+            .is_some_and(|(_, thread)| !thread.is_finished())
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let (_, thread) = self.life.take().expect("it runs");
+        let error = thread.join().expect("a node's thread panicked");
+        error.expect("nobody told it to end")
     }
 }

@@ -3,18 +3,21 @@
 CARGO ?= cargo
 # Where `make up` keeps its cluster.
 DIR ?= ./.redoubt
+# Random histories that `make nightly` lets each property of the journal's storage survive.
+NIGHTLY_CASES ?= 100000
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests plant known bugs, to see that they are caught. The tests themselves are built with the same features, so that
 # both share one target directory and nothing is built twice. Release builds never have them (see `lint`).
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test lint bench clean servers
+.PHONY: help up down test nightly lint bench clean servers
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
 	@echo 'make down   stop it from another terminal, or what a killed one left running'
 	@echo 'make test   run every test, over real processes'
+	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis on this machine'
 	@echo 'make clean  make down, then remove $(DIR) and everything built'
@@ -36,6 +39,11 @@ test: servers
 	else \
 		$(CARGO) test --workspace $(PLANTED) --no-fail-fast -- --test-threads=1; \
 	fi
+
+# A case that fails is kept in journal/proptest-regressions, and tried first from then on. By cargo's own runner: nextest
+# would end what runs for long.
+nightly:
+	PROPTEST_CASES=$(NIGHTLY_CASES) $(CARGO) test -p redoubt-journal --lib --features redoubt-journal/planted-bugs segment::tests
 
 lint:
 	$(CARGO) fmt --all --check

@@ -14,6 +14,7 @@ use cluster::power::SimNode;
 use cluster::writer::{Written, acquire, bootstrap, journal, load, within};
 use redoubt_env::sim_files::{Call, Fault, SimFiles};
 use redoubt_journal::raft::NodeError;
+use redoubt_journal::segment::Options;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,6 +41,8 @@ async fn a_failed_write_or_sync_ends_the_node() {
     ] {
         let files = SimFiles::new(1);
         let mut node = SimNode::new("n1", files.clone());
+        // One segment is enough: so no spare is made under way, and the call that fails is the log's.
+        node.storage.segment_bytes = Options::default().segment_bytes;
         node.boot();
         let addresses = [node.address.clone()];
         within("bootstrap", bootstrap(&addresses)).await.unwrap();

@@ -50,7 +50,7 @@ struct State {
     spares: BTreeMap<u32, u64>,
     /// Of the next spare. None is used twice: what the writer has taken may still have its old name.
     next: u32,
-    /// The last attempt to make one failed for want of space.
+    /// The last attempt to make one failed.
     refused: bool,
     /// What is left of the segment that is written to, bytes.
     active_left: u64,
@@ -62,6 +62,9 @@ pub(crate) struct Space {
     dir: PathBuf,
     segment_bytes: u64,
     reserve_bytes: u64,
+    /// Held while a spare is filled, and while one is taken: one that becomes a segment must not get one more zero. Taken before
+    /// `state`, which is never held during I/O: the writer looks at it with every batch.
+    filling: Mutex<()>,
     state: Mutex<State>,
     taken: Condvar,
     room: watch::Sender<Room>,
@@ -79,6 +82,7 @@ impl Space {
             dir: dir.to_owned(),
             segment_bytes: options.segment_bytes.into(),
             reserve_bytes: options.reserve_bytes,
+            filling: Mutex::default(),
             state: Mutex::default(),
             taken: Condvar::new(),
             room: watch::Sender::default(),
@@ -115,10 +119,11 @@ impl Space {
 
     /// Takes a spare, the fullest of zeros, for a segment of `bytes`; the caller makes it one, or removes it.
     pub(crate) fn take(&self, bytes: u64) -> Option<Spare> {
-        let mut state = lock(&self.state);
         if bytes > self.segment_bytes {
             return None;
         }
+        let _not_filled = lock(&self.filling);
+        let mut state = lock(&self.state);
         let number = *state.spares.iter().max_by_key(|(_, filled)| **filled)?.0;
         let filled = state.spares.remove(&number)?;
         self.tell(&state);
@@ -189,9 +194,12 @@ impl Space {
         Ok(())
     }
 
-    /// Waits until a spare is taken, for `most` at most.
+    /// Waits until a spare is missing that the disk may have room for, for `most` at most.
     pub(crate) fn wait(&self, most: Duration) {
         let state = lock(&self.state);
+        if state.spares.len() < self.wanted() && !state.refused {
+            return;
+        }
         // Whatever woke it, it looks.
         drop(self.taken.wait_timeout(state, most));
     }
@@ -216,40 +224,43 @@ impl Space {
                 Ok(true)
             }
             Err(e) => {
+                // Whatever it was that the disk refused, it can't be relied on for more.
+                state.refused = true;
+                self.tell(&state);
                 // What is half made may hold the last blocks there are.
                 match self.files.remove(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                     _ => {}
                 }
-                if e.kind() != io::ErrorKind::StorageFull {
-                    return Err(e);
+                match e.kind() {
+                    io::ErrorKind::StorageFull => Ok(false),
+                    _ => Err(e),
                 }
-                state.refused = true;
-                self.tell(&state);
-                Ok(false)
             }
         }
     }
 
     /// Fills the spare that comes next a little further, once the segment that is written to is half full.
     fn fill(&self) -> io::Result<bool> {
-        let (file, more) = {
-            // A spare that becomes a segment must not get one more zero: so it is written to under the lock under which it is
-            // taken.
-            let mut state = lock(&self.state);
-            let Some((&number, &filled)) = state.spares.iter().max_by_key(|(_, filled)| **filled) else {
+        let filling = lock(&self.filling);
+        let (number, filled) = {
+            let state = lock(&self.state);
+            let next = state.spares.iter().max_by_key(|(_, filled)| **filled);
+            let Some((&number, &filled)) = next.filter(|_| state.active_left <= self.segment_bytes / 2)
+            else {
                 return Ok(false);
             };
-            if filled >= self.segment_bytes || state.active_left > self.segment_bytes / 2 {
-                return Ok(false);
-            }
-            let file = self.files.open(&self.path(number), Mode::Write)?;
-            let end = (filled + FILL_BYTES).min(self.segment_bytes);
-            file::write_zeros(&*file, filled, end)?;
-            state.spares.insert(number, end);
-            (file, end < self.segment_bytes)
+            (number, filled)
         };
+        if filled >= self.segment_bytes {
+            return Ok(false);
+        }
+        let file = self.files.open(&self.path(number), Mode::Write)?;
+        let end = (filled + FILL_BYTES).min(self.segment_bytes);
+        file::write_zeros(&*file, filled, end)?;
+        lock(&self.state).spares.insert(number, end);
+        drop(filling);
         file.sync_data()?;
-        Ok(more)
+        Ok(end < self.segment_bytes)
     }
 }

@@ -15,6 +15,7 @@ pub struct SimNode {
     pub name: String,
     pub address: String,
     pub files: SimFiles,
+    pub storage: Options,
     life: Option<(oneshot::Sender<()>, JoinHandle<Option<NodeError>>)>,
 }
 
@@ -24,6 +25,12 @@ impl SimNode {
             name: name.to_owned(),
             address: super::free_address(),
             files,
+            // Small, so that segments follow each other fast.
+            storage: Options {
+                segment_bytes: 1 << 18,
+                zero_ahead_bytes: 1 << 14,
+                ..Options::default()
+            },
             life: None,
         }
     }
@@ -34,11 +41,7 @@ impl SimNode {
             name: self.name.clone(),
             address: self.address.clone(),
             dir: PathBuf::from("/data"),
-            storage: Options {
-                segment_bytes: 1 << 18,
-                zero_ahead_bytes: 1 << 14,
-                ..Options::default()
-            },
+            storage: self.storage,
             metadata: MetadataStore::Memory,
         };
         let files = self.files.clone();

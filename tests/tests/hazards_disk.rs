@@ -6,7 +6,7 @@
     reason = "tests drive real clocks and files, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Tokens, assert_catches, eventually};
+use redoubt_tests::{DevCluster, Options, Tokens, eventually};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,14 +131,6 @@ async fn h04_where_a_majority_is_full_data_waits_and_the_lease_lives() {
     let outcome = tokens.stop().await;
     assert_nothing_lost(&cluster, &outcome).await;
     cluster.down().await;
-}
-
-#[test]
-fn catches_data_that_is_admitted_without_room() {
-    assert_catches(
-        "h04_where_a_majority_is_full_data_waits_and_the_lease_lives",
-        "h04_admit_without_room",
-    );
 }
 
 #[tokio::test]

@@ -24,9 +24,6 @@ impl Node {
     /// # Errors
     /// [`ProposeError::NoRoom`].
     pub(super) fn admits_data(&self, term: u64) -> Result<(), ProposeError> {
-        if redoubt_env::planted::on("h04_admit_without_room") {
-            return Ok(());
-        }
         let configs: Vec<BTreeSet<u64>> = {
             let raft = self.raft()?;
             let metrics = raft.metrics();
@@ -53,7 +50,7 @@ impl Node {
 
     async fn look(&self) -> Duration {
         let condition = self.condition();
-        if condition == Condition::Well || redoubt_env::planted::on("slow_leader_stays") {
+        if condition == Condition::Well {
             return LOOK_EVERY;
         }
         let now = self.env().now();

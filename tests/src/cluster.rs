@@ -274,6 +274,12 @@ impl DevCluster {
         fresh
     }
 
+    /// What the clients remember is there, exactly once, in a server that was rebuilt from the journal alone.
+    pub async fn assert_nothing_lost(&self, outcome: &crate::Outcome) {
+        let fresh = self.rebuilt().await;
+        outcome.assert_kept_by(&mut fresh.connect().await).await;
+    }
+
     /// Stops everything in order and waits for it.
     pub async fn down(&mut self) {
         let mut child = self.supervisor.take().expect("the supervisor runs");

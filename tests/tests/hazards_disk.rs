@@ -6,6 +6,7 @@
     reason = "tests drive real clocks and files, and what fails in them is a failed test"
 )]
 
+use redis::aio::MultiplexedConnection;
 use redoubt_tests::{DevCluster, Options, Tokens, eventually};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,9 +37,14 @@ fn ids(cluster: &DevCluster, names: &[&str]) -> String {
     pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" ")
 }
 
-async fn assert_nothing_lost(cluster: &DevCluster, outcome: &redoubt_tests::Outcome) {
-    let fresh = cluster.rebuilt().await;
-    outcome.assert_kept_by(&mut fresh.connect().await).await;
+/// Writes something large.
+async fn write_big(proxy: &mut MultiplexedConnection, n: u32) -> redis::RedisResult<()> {
+    let key = format!("big:{n}");
+    redis::cmd("SET")
+        .arg(key)
+        .arg(vec![b'x'; 60_000])
+        .exec_async(proxy)
+        .await
 }
 
 /// Writes until a node says `told`.
@@ -48,13 +54,7 @@ async fn write_until(cluster: &DevCluster, node: &str, told: &str) {
         if cluster.log(node).contains(told) {
             return;
         }
-        // Not answered any more once the journal takes no more.
-        let set = redis::cmd("SET")
-            .arg(format!("big:{n}"))
-            .arg(vec![b'x'; 60_000])
-            .exec_async(&mut proxy)
-            .await;
-        set.expect("SET");
+        write_big(&mut proxy, n).await.expect("SET");
     }
     panic!("{node} did not say {told:?}: {}", cluster.log(node));
 }
@@ -81,7 +81,7 @@ async fn h04_a_leader_whose_disk_is_full_hands_over_and_data_goes_on() {
     })
     .await;
     let outcome = tokens.stop().await;
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -94,16 +94,11 @@ async fn h04_where_a_majority_is_full_data_waits_and_the_lease_lives() {
     let pids = ids(&cluster, &names);
     let epoch = cluster.journal().describe(SOON).await.unwrap().writer.epoch;
     std::fs::write(&switch, &pids).unwrap();
-    let proxy = redoubt_tests::connect(cluster.port("proxy-1")).await;
+    let mut proxy = redoubt_tests::connect(cluster.port("proxy-1")).await;
+    // Not answered any more once the journal takes no more.
     let filler = tokio::spawn(async move {
-        let mut proxy = proxy;
         for n in 0..400 {
-            let set = redis::cmd("SET")
-                .arg(format!("big:{n}"))
-                .arg(vec![b'x'; 60_000])
-                .exec_async(&mut proxy)
-                .await;
-            if set.is_err() {
+            if write_big(&mut proxy, n).await.is_err() {
                 return;
             }
         }
@@ -129,7 +124,7 @@ async fn h04_where_a_majority_is_full_data_waits_and_the_lease_lives() {
     tokens.progress(200, SOON).await;
     filler.abort();
     let outcome = tokens.stop().await;
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -155,6 +150,6 @@ async fn a_leader_whose_disk_is_slow_holds_nobody_up_and_gives_the_leadership_aw
     assert_eq!(tokens.broken(), 0, "a client noticed");
     let outcome = tokens.stop().await;
     println!("longest gap {:?}", outcome.outage);
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }

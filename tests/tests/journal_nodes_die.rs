@@ -22,12 +22,6 @@ fn never_restarts() -> Options {
     }
 }
 
-/// What the clients remember is there, exactly once, in a server that was rebuilt from the journal alone.
-async fn assert_nothing_lost(cluster: &DevCluster, outcome: &redoubt_tests::Outcome) {
-    let fresh = cluster.rebuilt().await;
-    outcome.assert_kept_by(&mut fresh.connect().await).await;
-}
-
 #[tokio::test]
 async fn a_follower_dies_and_no_connection_closes() {
     let mut cluster = DevCluster::start(Options::default()).await;
@@ -51,7 +45,7 @@ async fn a_follower_dies_and_no_connection_closes() {
         outcome.acked_count(),
         outcome.outage
     );
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -79,7 +73,7 @@ async fn the_leader_dies_and_no_connection_closes() {
         outcome.acked_count(),
         outcome.outage
     );
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -104,7 +98,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_who_waited_less_than_the_d
     );
     cluster.dev("start", "journal-2").await;
     let outcome = tokens.stop().await;
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -181,7 +175,7 @@ async fn an_outage_of_more_than_a_minute_under_load_loses_nothing_and_ends_by_it
     );
     cluster.dev("start", "journal-1").await;
     let outcome = tokens.stop().await;
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -213,7 +207,7 @@ async fn clients_that_come_and_go_during_an_outage_do_not_overrun_the_capture() 
     assert_eq!(cluster.full_syncs(), full_syncs, "the master was fed anew");
     cluster.dev("start", "journal-2").await;
     let outcome = tokens.stop().await;
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -254,7 +248,7 @@ async fn a_rolling_restart_costs_no_full_sync() {
     assert_eq!(tokens.broken(), 0, "a client noticed");
     let outcome = tokens.stop().await;
     assert_eq!(cluster.full_syncs(), full_syncs, "a replica was synced anew");
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }
 
@@ -304,6 +298,6 @@ async fn a_follower_that_was_away_under_heavy_load_catches_up_and_counts_again()
     tokens.progress(500, SOON).await;
     let outcome = tokens.stop().await;
     assert_eq!(outcome.broken, 0, "a client noticed");
-    assert_nothing_lost(&cluster, &outcome).await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }

@@ -35,8 +35,7 @@ async fn assert_kept(cluster: &DevCluster, outcome: &Outcome) {
         outcome.outage,
         outcome.broken
     );
-    let fresh = cluster.rebuilt().await;
-    outcome.assert_kept_by(&mut fresh.connect().await).await;
+    cluster.assert_nothing_lost(outcome).await;
     outcome
         .assert_kept_by(&mut connect(cluster.port("master-1")).await)
         .await;

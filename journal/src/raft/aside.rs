@@ -8,7 +8,7 @@
 //! does not answer. Should both go all the same, the quorum is back once they are repaired, which needs no leader.
 
 use super::node::Node;
-use super::types::Peer;
+use super::types::{Peer, carried};
 use crate::segment::Rot;
 use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
@@ -75,7 +75,7 @@ impl Node {
         let answers = join_all(asked).await;
         let there: BTreeSet<u64> = answers.iter().filter_map(|a| a.as_ref().ok().copied()).collect();
         let configs = membership.membership().get_joint_config();
-        if configs.iter().all(|voters| is_majority(&there, voters)) {
+        if carried(configs, |id| there.contains(&id)) {
             Ok(())
         } else {
             let why: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
@@ -134,11 +134,6 @@ impl Node {
     }
 }
 
-/// Whether `there` holds more than half of `voters`.
-fn is_majority(there: &BTreeSet<u64>, voters: &BTreeSet<u64>) -> bool {
-    there.intersection(voters).count() > voters.len() / 2
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +141,9 @@ mod tests {
     #[test]
     fn a_node_is_dispensable_only_if_the_rest_is_a_majority_of_all() {
         let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let is_majority = |there: &BTreeSet<u64>, voters: &BTreeSet<u64>| {
+            carried(std::slice::from_ref(voters), |id| there.contains(&id))
+        };
         assert!(is_majority(&set(&[2, 3]), &set(&[1, 2, 3])));
         assert!(!is_majority(&set(&[3]), &set(&[1, 2, 3])), "one of three");
         assert!(!is_majority(&set(&[]), &set(&[1])), "the only one");

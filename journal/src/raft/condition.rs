@@ -4,6 +4,7 @@
 //! counted, has room for it: what is admitted then has room to be committed, and the reserve of those that have none is left for
 //! elections, leases and the like. A node without any room refuses entries, before its storage would have to fail.
 
+use super::types::carried;
 use crate::segment::{Room, Storage};
 use redoubt_proto::v1;
 use redoubt_types::BootTime;
@@ -100,18 +101,15 @@ impl Board {
             self.leads = Some((term, now));
         }
         let begins = self.leads.is_some_and(|(_, since)| now.since(since) < FRESH);
-        let roomy = |id: &u64| {
-            if *id == me {
+        carried(configs, |id| {
+            if id == me {
                 return mine.has_room();
             }
-            match self.heard.get(id) {
+            match self.heard.get(&id) {
                 Some((condition, at)) if now.since(*at) < FRESH => condition.has_room(),
                 _ => begins,
             }
-        };
-        configs
-            .iter()
-            .all(|voters| voters.iter().filter(|id| roomy(id)).count() > voters.len() / 2)
+        })
     }
 
     /// Whether the follower is in full possession of its powers, as of lately.

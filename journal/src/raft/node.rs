@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-type Raft = openraft::Raft<TypeConfig, Machine>;
+pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// How often a node looks whether the journal's first entry is still to be proposed.
 const GENESIS_EVERY: Duration = Duration::from_millis(100);
@@ -393,7 +393,8 @@ impl Node {
 
     /// Whether this node leads and has applied an entry of its own term: only then does its state hold all
     /// that an earlier leader acknowledged, and may decide about a proposal (H1).
-    fn leading(&self) -> Result<Raft, ProposeError> {
+    /// Returns the term too.
+    fn leading(&self) -> Result<(Raft, u64), ProposeError> {
         let raft = self.raft()?;
         let term = {
             let leader = raft.as_leader().map_err(|f| forward(&f))?;
@@ -406,7 +407,7 @@ impl Node {
                 "the leader has not applied an entry of its own term yet".into(),
             ));
         }
-        Ok(raft)
+        Ok((raft, term))
     }
 
     /// Proposes a command. Proposals made one after the other reach the log in that order, or not at all.
@@ -414,10 +415,9 @@ impl Node {
     /// # Errors
     /// When this node may not propose; nothing was proposed then.
     pub async fn propose(&self, command: &Command) -> Result<Proposed, ProposeError> {
-        let raft = self.leading()?;
+        let (raft, term) = self.leading()?;
         if matches!(command, Command::Append(_)) {
-            let term = self.state().applied_term().unwrap_or_default();
-            self.admits_data(term)?;
+            self.admits_data(&raft, term)?;
         } else if self.condition() == Condition::Full {
             return Err(ProposeError::NoRoom);
         }

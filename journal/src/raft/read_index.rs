@@ -15,7 +15,7 @@
 use super::config::ProposeError;
 use super::network::envelope;
 use super::node::Node;
-use super::types::{LogId, Membership, Vote, log_id_from_wire, vote_from_wire};
+use super::types::{LogId, Membership, Vote, carried, log_id_from_wire, vote_from_wire};
 use crate::raft::Peer;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::async_runtime::WatchReceiver;
@@ -47,9 +47,7 @@ impl Question {
         if vote.leader_id.term <= self.term || planted::on("h08_any_vote_vouches") {
             self.vouching.insert(node);
         }
-        let majority =
-            |voters: &BTreeSet<u64>| 2 * voters.intersection(&self.vouching).count() > voters.len();
-        self.configs.iter().all(majority)
+        carried(&self.configs, |id| self.vouching.contains(&id))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::condition::Condition;
 use super::config::ProposeError;
-use super::node::Node;
+use super::node::{Node, Raft};
+
 use openraft::async_runtime::WatchReceiver;
-use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -19,20 +19,17 @@ impl Node {
         Condition::of(&self.storage)
     }
 
-    /// Whether there is room for data, as far as this leader knows (H4).
+    /// Whether there is room for data, as far as this leader of `term` knows (H4).
     ///
     /// # Errors
     /// [`ProposeError::NoRoom`].
-    pub(super) fn admits_data(&self, term: u64) -> Result<(), ProposeError> {
-        let configs: Vec<BTreeSet<u64>> = {
-            let raft = self.raft()?;
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().get_joint_config().clone()
-        };
+    pub(super) fn admits_data(&self, raft: &Raft, term: u64) -> Result<(), ProposeError> {
         let me = (self.identity().node.get(), self.condition());
         let now = self.env().now();
-        match self.conditions.board().has_room(me, term, &configs, now) {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        match self.conditions.board().has_room(me, term, configs, now) {
             true => Ok(()),
             false => Err(ProposeError::NoRoom),
         }

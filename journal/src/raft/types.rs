@@ -53,6 +53,14 @@ openraft::declare_raft_types!(
         AsyncRuntime = Runtime,
 );
 
+/// Whether more than half of the voters of each of `configs` are as `counts` says: two sets while the membership changes, and
+/// each must carry it.
+pub(super) fn carried(configs: &[BTreeSet<u64>], counts: impl Fn(u64) -> bool) -> bool {
+    configs
+        .iter()
+        .all(|voters| 2 * voters.iter().filter(|id| counts(**id)).count() > voters.len())
+}
+
 pub(super) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(super) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub(super) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;

@@ -4,12 +4,9 @@
 //! that the first failed write or sync is the last: all later operations fail with it.
 
 use super::error::Failure;
-use super::file;
-use super::format::Position;
 use super::metadata::Metadata;
 use super::model::{Identity, LogRecord, Options, Vote};
 use super::open;
-use super::patch::PATCH_BIT;
 use super::persisted::{encode_identity, encode_vote};
 use super::scrub::{Known, Rot};
 use super::slots::Slots;
@@ -118,12 +115,7 @@ impl Core {
     /// Where the damage is that was met in reading `index`.
     pub(crate) fn rot_at(&self, index: u64) -> Option<Rot> {
         let (place, ..) = lock(&self.shared).find(index)?;
-        let Position { segment, offset } = place.at;
-        Some(Rot {
-            path: file::path_of(&self.dir, segment),
-            segment: (segment & PATCH_BIT == 0).then_some(segment),
-            offset,
-        })
+        Some(Rot::at(&self.dir, place.at.segment, place.at.offset))
     }
 
     /// Notes damage: the summary of its segment is forgotten, so that the next opening reads all of it, and repairs it.
@@ -139,11 +131,7 @@ impl Core {
                 tracing::error!(%path, offset, %error, "what was durable can't be read any more, and that can't be noted")
             }
         }
-        self.rot.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert_with(|| rot.clone());
-            is_first
-        });
+        keep_first(&self.rot, rot.clone());
     }
 
     pub(crate) fn submit(&self, op: Op) {
@@ -275,11 +263,7 @@ impl Core {
 
     fn fail(&self, failure: Failure) {
         tracing::error!(%failure, "storage failed");
-        self.failed.send_if_modified(|f| {
-            let first = f.is_none();
-            f.get_or_insert(failure);
-            first
-        });
+        keep_first(&self.failed, failure);
     }
 
     fn closed(&self) -> Failure {
@@ -290,6 +274,15 @@ impl Core {
             kind: io::ErrorKind::BrokenPipe,
         }
     }
+}
+
+/// Tells `value`, unless something was told before.
+fn keep_first<T>(told: &watch::Sender<Option<T>>, value: T) {
+    told.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert(value);
+        is_first
+    });
 }
 
 /// One batch being worked off.

@@ -204,9 +204,14 @@ impl Patch {
     }
 
     /// Whether it continues a segment of `generation` at `at`, behind a record with the checksum `link`.
-    pub(crate) fn continues(&self, generation: u64, at: Position, link: u32) -> bool {
+    fn continues(&self, generation: u64, at: Position, link: u32) -> bool {
         self.generation == generation && self.from == at && self.from_link == link
     }
+}
+
+/// The newest of `patches` that continues a segment of `generation` at `at`, behind a record with the checksum `link`.
+pub(crate) fn continuing(patches: &[Patch], generation: u64, at: Position, link: u32) -> Option<&Patch> {
+    patches.iter().rev().find(|p| p.continues(generation, at, link))
 }
 
 /// Makes the patch that puts `records` into `gap`, durable under its name before this returns.

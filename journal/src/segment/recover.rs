@@ -13,7 +13,7 @@ use super::format::{
 };
 use super::index::{LogIndex, SegmentLog};
 use super::model::LogId;
-use super::patch::{Gap, Patch};
+use super::patch::{self, Gap, Patch};
 use std::collections::BTreeMap;
 
 /// A segment file's header and bytes.
@@ -117,9 +117,7 @@ pub(crate) fn walk(
         };
         let record = record_at(image, at).filter(|(header, _)| header.link == end.link);
         let Some((header, crc)) = record else {
-            let mut newest_first = patches.iter().rev();
-            let Some(patch) = newest_first.find(|p| p.continues(image.header.generation, at, end.link))
-            else {
+            let Some(patch) = patch::continuing(patches, image.header.generation, at, end.link) else {
                 break;
             };
             let mut patched = log.clone();

@@ -9,14 +9,14 @@ use super::file;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
-use super::patch::{PATCH_BIT, Patch};
+use super::patch::{self, PATCH_BIT, Patch};
 use super::reader::{Chunk, Stop};
 use super::recover::Cursor;
 use super::state::{Shared, lock};
 use redoubt_env::files::{Files, Mode};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Bytes read at once, unless a record is larger.
@@ -31,6 +31,17 @@ pub struct Rot {
     pub segment: Option<u32>,
     /// Where in the file, bytes.
     pub offset: u32,
+}
+
+impl Rot {
+    /// In the file `number` of `dir`, a segment or a patch.
+    pub(crate) fn at(dir: &Path, number: u32, offset: u32) -> Rot {
+        Rot {
+            path: file::path_of(dir, number),
+            segment: (number & PATCH_BIT == 0).then_some(number),
+            offset,
+        }
+    }
 }
 
 /// What a check of all files found.
@@ -95,26 +106,24 @@ impl Scrub {
                 checked.bytes += bytes;
                 pace(bytes)
             };
+            let is_sealed = !is_patch && number < durable.segment;
             let next = generations.get(&(number + 1)).map(|g| (number + 1, *g));
-            let end = match next.filter(|_| !is_patch && number < durable.segment) {
-                None if !is_patch => Some(durable.offset),
-                _ => None,
-            };
-            let path = file::path_of(&self.dir, number);
+            let next = next.filter(|_| is_sealed);
+            let end = (!is_patch && !is_sealed).then_some(durable.offset);
             match self.file(number, generation, next, end, &mut counted) {
                 Ok(()) => {}
                 Err(Left::Enough) => return,
-                Err(Left::Rot(offset)) => checked.rot.push(Rot {
-                    path,
-                    segment: (!is_patch).then_some(number),
-                    offset,
-                }),
-                Err(Left::Io(e)) => checked.unchecked.push(format!("{}: {e}", path.display())),
+                Err(Left::Rot(offset)) => checked.rot.push(Rot::at(&self.dir, number, offset)),
+                Err(Left::Io(e)) => {
+                    let path = file::path_of(&self.dir, number);
+                    checked.unchecked.push(format!("{}: {e}", path.display()));
+                }
             }
         }
     }
 
-    /// Walks one file: up to `end`, or else to the seal that names `next`, or to where `next` says that it was cut.
+    /// Walks one file: up to `end`, or to the seal that names `next`, or to where `next` says that it was cut; a patch has
+    /// neither, and ends with its own seal.
     fn file(
         &self,
         number: u32,
@@ -133,7 +142,7 @@ impl Scrub {
             }
             _ => Cursor::start(*self.known.spoilt_headers.get(&number).ok_or(Left::Rot(0))?),
         };
-        let next_header = match next.filter(|_| end.is_none() && number & PATCH_BIT == 0) {
+        let next_header = match next {
             Some((next, _)) => self.header_of(next)?,
             None => None,
         };
@@ -163,19 +172,18 @@ impl Scrub {
                         offset: at.offset + header.span() as u32,
                         link,
                     };
-                    let names = Some((header.term, header.leader));
-                    // A patch's seal names the segment that goes on; there is no file behind it.
-                    let expected = next.map(|(n, generation)| (u64::from(n), generation));
+                    let names = (header.term, header.leader);
                     match header.kind {
-                        Kind::Seal if number & PATCH_BIT != 0 || names == expected => break,
+                        Kind::Seal if next.is_none_or(|(n, generation)| names == (n.into(), generation)) => {
+                            break;
+                        }
                         Kind::Seal => return Err(Left::Rot(here.offset)),
                         Kind::Log(_) | Kind::Truncate | Kind::Mark => {}
                     }
                 }
                 Err(Stop::Io(e)) => return Err(Left::Io(e)),
                 Err(Stop::Damaged) => {
-                    let mut newest_first = self.known.patches.iter().rev();
-                    let patch = newest_first.find(|p| p.continues(generation, here, at.link));
+                    let patch = patch::continuing(&self.known.patches, generation, here, at.link);
                     at = patch.ok_or(Left::Rot(here.offset))?.resume;
                     if led_to == Some(at) {
                         break;

@@ -152,7 +152,8 @@ impl Space {
         } else {
             Room::None
         };
-        if self.room.send_replace(room) != room {
+        let changed = self.room.send_if_modified(|r| std::mem::replace(r, room) != room);
+        if changed {
             match room {
                 Room::Plenty => tracing::info!("there is room on the disk again"),
                 _ if state.refused => {

@@ -113,11 +113,18 @@ impl Storage {
         let (core, recovered) = open::open(env, dir, name, options, metadata)?;
         let core = Arc::new(core);
         let mut reader = Reader::new(env.files().clone(), dir.to_owned(), core.shared.clone());
+        let mut threads = Vec::new();
         let reads = if options.execution == Execution::Threads {
-            let thread = |e| OpenError::io("start a thread for", dir)(e);
+            let spawn = |name, run: Box<dyn FnOnce() + Send>| {
+                env.spawn_thread(name, run)
+                    .map_err(OpenError::io("start a thread for", dir))
+            };
+            // Before anything is appended: else a fresh log would begin with no room.
+            core.space
+                .complete()
+                .map_err(OpenError::io("make spare segments in", dir))?;
             let worker = core.clone();
-            env.spawn_thread("storage-write", move || worker.run())
-                .map_err(thread)?;
+            spawn("storage-write", Box::new(move || worker.run()))?;
             let (jobs, inbox) = mpsc::channel::<ReadJob>();
             let serve = move || {
                 for job in inbox {
@@ -125,29 +132,21 @@ impl Storage {
                     let _ = job.answer.send(reader.read(job.start, job.end, job.bytes_max));
                 }
             };
-            env.spawn_thread("storage-read", serve).map_err(thread)?;
+            spawn("storage-read", Box::new(serve))?;
+            let (ends, ended) = mpsc::channel();
+            let (scrubbed, files) = (core.clone(), env.files().clone());
+            let scrub = move || scrub_again_and_again(&scrubbed, &files, &ended);
+            spawn("storage-scrub", Box::new(scrub))?;
+            threads.push(ends);
+            let (ends, ended) = mpsc::channel();
+            let provided = core.clone();
+            let provide = move || provide_again_and_again(&provided, &ended);
+            spawn("storage-space", Box::new(provide))?;
+            threads.push(ends);
             Reads::Thread(jobs)
         } else {
             Reads::Inline(Mutex::new(reader))
         };
-        let mut threads = Vec::new();
-        if options.execution == Execution::Threads {
-            let thread = |e| OpenError::io("start a thread for", dir)(e);
-            // Before anything is appended: else a fresh log would begin with no room.
-            core.space
-                .complete()
-                .map_err(OpenError::io("make spare segments in", dir))?;
-            let (ends, ended) = mpsc::channel();
-            let (scrubbed, files) = (core.clone(), env.files().clone());
-            let scrub = move || scrub_again_and_again(&scrubbed, &files, &ended);
-            env.spawn_thread("storage-scrub", scrub).map_err(thread)?;
-            threads.push(ends);
-            let (ends, ended) = mpsc::channel();
-            let core = core.clone();
-            let provide = move || provide_again_and_again(&core, &ended);
-            env.spawn_thread("storage-space", provide).map_err(thread)?;
-            threads.push(ends);
-        }
         Ok((
             Storage {
                 handle: Arc::new(Handle {

@@ -25,6 +25,30 @@ use tonic::transport::Channel;
 pub const REPLID: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub const RUN_ID: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
+/// A node, as a membership lists it.
+pub async fn member(client: &mut ClusterClient<Channel>) -> v1::Member {
+    let id = client
+        .identify(v1::IdentifyRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    v1::Member {
+        node_id: id.node_id,
+        name: id.name,
+        address: id.address,
+    }
+}
+
+/// What makes `members` the cluster `cluster_id`.
+pub fn first_membership(cluster_id: &str, mut members: Vec<v1::Member>) -> v1::BootstrapRequest {
+    members.sort_by_key(|m| m.node_id);
+    v1::BootstrapRequest {
+        cluster_id: cluster_id.to_owned(),
+        replid: REPLID.into(),
+        members,
+    }
+}
+
 pub struct RunningNode {
     pub address: String,
     stop: Option<oneshot::Sender<()>>,
@@ -137,25 +161,9 @@ impl Trio {
     pub async fn bootstrap_request(&self) -> v1::BootstrapRequest {
         let mut members = Vec::new();
         for node in &self.nodes {
-            let id = node
-                .cluster()
-                .await
-                .identify(v1::IdentifyRequest {})
-                .await
-                .unwrap()
-                .into_inner();
-            members.push(v1::Member {
-                node_id: id.node_id,
-                name: id.name,
-                address: id.address,
-            });
+            members.push(member(&mut node.cluster().await).await);
         }
-        members.sort_by_key(|m| m.node_id);
-        v1::BootstrapRequest {
-            cluster_id: self.cluster_id.clone(),
-            replid: REPLID.into(),
-            members,
-        }
+        first_membership(&self.cluster_id, members)
     }
 
     /// Asks every node in turn until one answers as the leader does.

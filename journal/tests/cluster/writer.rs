@@ -59,23 +59,9 @@ pub async fn bootstrap(addresses: &[String]) {
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        let id = client
-            .identify(v1::IdentifyRequest {})
-            .await
-            .unwrap()
-            .into_inner();
-        members.push(v1::Member {
-            node_id: id.node_id,
-            name: id.name,
-            address: id.address,
-        });
+        members.push(super::member(&mut client).await);
     }
-    members.sort_by_key(|m| m.node_id);
-    let request = v1::BootstrapRequest {
-        cluster_id: "ab".repeat(16),
-        replid: REPLID.into(),
-        members,
-    };
+    let request = super::first_membership(&"ab".repeat(16), members);
     for address in addresses {
         let mut client = ClusterClient::connect(format!("http://{address}")).await.unwrap();
         assert_eq!(

@@ -188,14 +188,20 @@ fn a_damaged_segment_header_is_told_by_the_seal_before() {
     }
 }
 
-#[test]
-fn a_patch_that_rots_is_replaced() {
+/// A node one record of whose long log rotted and was repaired by a patch.
+pub(super) fn patched() -> (Node, Vec<LogRecord>) {
     let mut node = Node::new(1);
     let want = long_log(&node);
     node.metadata = Arc::default();
     let (segment, offset, _) = places(&node)[4];
     flip(&node, segment, offset + 70);
     assert_eq!(heal(&node, &want), 1);
+    (node, want)
+}
+
+#[test]
+fn a_patch_that_rots_is_replaced() {
+    let (node, want) = patched();
     for (number, byte) in (1..).zip([30, 4096 + 20, 4096 + 200]) {
         let patch = file::path_of(Path::new(DIR), patch::PATCH_BIT | number);
         node.files.flip_bit(&patch, byte, 1);

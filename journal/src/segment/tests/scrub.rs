@@ -1,6 +1,6 @@
 //! H7: what rots is found without anybody asking for it.
 
-use super::repair::{flip, heal, long_log, places};
+use super::repair::{flip, heal, long_log, patched, places};
 use super::*;
 use format::Kind;
 use redoubt_env::sim_files::{Call, Fault};
@@ -116,12 +116,7 @@ fn what_is_durable_but_not_yet_marked_is_looked_at_too() {
 
 #[test]
 fn a_patch_that_rots_is_found() {
-    let mut node = Node::new(1);
-    let want = long_log(&node);
-    node.metadata = Arc::default();
-    let (segment, offset, _) = places(&node)[4];
-    flip(&node, segment, offset + 70);
-    assert_eq!(heal(&node, &want), 1);
+    let (node, want) = patched();
     let (storage, _) = node.open().unwrap();
     let patch = file::path_of(Path::new(DIR), patch::PATCH_BIT | 1);
     node.files.flip_bit(&patch, 4096 + 100, 0);

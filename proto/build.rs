@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "redoubt/v1/journal.proto",
         "redoubt/v1/cluster.proto",
         "redoubt/v1/raft.proto",
+        "redoubt/v1/checkpoint.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()

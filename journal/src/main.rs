@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use redoubt_env::Env;
-use redoubt_journal::raft::{MetadataStore, NodeConfig};
+use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -40,6 +40,12 @@ struct Args {
     /// How fast that is done at most, bytes per second.
     #[arg(long)]
     scrub_bytes_per_second: Option<u64>,
+    /// Log entries between two checkpoints: what a start replays at most, and a few times what the index has in memory.
+    #[arg(long)]
+    checkpoint_every_entries: Option<u64>,
+    /// Bytes of the log between two checkpoints; what is reached first counts.
+    #[arg(long)]
+    checkpoint_every_bytes: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -87,12 +93,17 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     storage.scrub_bytes_per_second = args
         .scrub_bytes_per_second
         .unwrap_or(storage.scrub_bytes_per_second);
+    let every = CheckpointEvery::default();
     let config = NodeConfig {
         name: args.name,
         address: args.listen,
         dir: args.dir,
         storage,
         metadata: MetadataStore::Sled,
+        checkpoint_every: CheckpointEvery {
+            entries: args.checkpoint_every_entries.unwrap_or(every.entries).max(1),
+            bytes: args.checkpoint_every_bytes.unwrap_or(every.bytes).max(1),
+        },
     };
     Ok(redoubt_journal::server::run(Env::real(), config, stop).await?)
 }

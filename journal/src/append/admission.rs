@@ -180,8 +180,55 @@ pub enum Verdict {
     Refused(Refused),
 }
 
+/// All of an [`Admission`] between two groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The lineage.
+    pub lineage: Lineage,
+    /// End of the last group.
+    pub tail: Offset,
+    /// Chain there.
+    pub tail_chain: Chain,
+    /// Groups before it.
+    pub groups: u64,
+    /// The database selected there.
+    pub db: Db,
+    /// The newest writer.
+    pub writer: Option<WriterState>,
+    /// The newest session record.
+    pub session: Option<Session>,
+    /// As of [`Admission::renewals`].
+    pub renewals: u64,
+    /// What a retry is known by, oldest first.
+    pub boundaries: Vec<(Offset, Chain)>,
+}
+
+impl From<Standing> for Admission {
+    fn from(s: Standing) -> Self {
+        Admission {
+            cluster: Some(s.cluster),
+            lineage: Some(s.lineage),
+            position: Position {
+                tail: s.tail,
+                tail_chain: s.tail_chain,
+                pending_end: s.tail,
+                pending_chain: s.tail_chain,
+                groups: s.groups,
+                db: s.db,
+            },
+            scanner: StreamScanner::with_db(s.db),
+            writer: s.writer,
+            session: s.session,
+            renewals: s.renewals,
+            boundaries: s.boundaries.into(),
+        }
+    }
+}
+
 /// The state machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
     cluster: Option<ClusterId>,
     lineage: Option<Lineage>,
@@ -198,6 +245,24 @@ impl Admission {
     /// A journal before its first entry.
     pub fn new() -> Self {
         Admission::default()
+    }
+
+    /// Everything that is known between two groups: `None` inside one, and before the journal has begun.
+    pub fn standing(&self) -> Option<Standing> {
+        let between = self.scanner.at_boundary() && self.position.pending_end == self.position.tail
+            || planted::on("h03_checkpoint_inside_a_group");
+        Some(Standing {
+            cluster: self.cluster.filter(|_| between)?,
+            lineage: self.lineage.clone()?,
+            tail: self.position.tail,
+            tail_chain: self.position.tail_chain,
+            groups: self.position.groups,
+            db: self.position.db,
+            writer: self.writer.clone(),
+            session: self.session.clone(),
+            renewals: self.renewals,
+            boundaries: self.boundaries.iter().copied().collect(),
+        })
     }
 
     /// Applies the next command of the log.

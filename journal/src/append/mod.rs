@@ -12,7 +12,7 @@ mod lease;
 #[cfg(test)]
 mod tests;
 
-pub use admission::{Admission, Frame, Granted, Position, Refused, Session, Verdict, WriterState};
+pub use admission::{Admission, Frame, Granted, Position, Refused, Session, Standing, Verdict, WriterState};
 pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis};
-pub use index::{EntryIndex, IndexEntry};
+pub use index::{EntryIndex, IndexEntry, Seek};
 pub use lease::{LeaseDecision, LeaseKeeper};

@@ -1,5 +1,6 @@
 //! What a node is told, and what can go wrong.
 
+use super::checkpoint::CheckpointEvery;
 use crate::segment::{MapMetadata, Metadata, OpenError, Options, SledMetadata};
 use openraft::{Config, SnapshotPolicy};
 use redoubt_types::limits::{
@@ -29,6 +30,8 @@ pub struct NodeConfig {
     pub storage: Options,
     /// Where it keeps what can be rebuilt.
     pub metadata: MetadataStore,
+    /// How much of the log lies between two checkpoints: what a start replays at most, and what the index holds twice.
+    pub checkpoint_every: CheckpointEvery,
 }
 
 /// Where a node keeps what can be rebuilt from its segments.

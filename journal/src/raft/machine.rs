@@ -1,7 +1,9 @@
 //! The state machine under openraft: admission in log order, the offset index, and the leader's lease clock.
 
+use super::checkpoint::{Checkpoint, CheckpointEvery};
 use super::types::{Entry, LogId, StoredMembership, TypeConfig};
 use crate::append::{Admission, Command, EntryIndex, IndexEntry, LeaseKeeper, Verdict};
+use crate::segment::Storage;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -13,27 +15,71 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// What the log has made of the journal so far on this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct JournalState {
     /// Position, writer, session, lineage.
     pub admission: Admission,
-    /// Where the bytes lie.
+    /// Where the newest bytes lie: all since the checkpoint before the last. What is older, [`super::pages`] knows.
     pub index: EntryIndex,
     /// When renewals were applied.
     pub lease: LeaseKeeper,
     pub(super) applied: Option<LogId>,
     pub(super) membership: StoredMembership,
+    every: CheckpointEvery,
+    /// What was applied since the last checkpoint.
+    since: CheckpointEvery,
+    /// The place behind the last checkpoint, and the tail there.
+    checkpointed: (u64, Offset),
 }
 
 impl JournalState {
-    fn apply(&mut self, entry: &Entry, env: &Env) -> io::Result<Verdict> {
+    /// The state at a checkpoint, or before the first entry.
+    pub(super) fn from(checkpoint: Option<Checkpoint>, every: CheckpointEvery, env: &Env) -> Self {
+        let beginning = JournalState {
+            admission: Admission::new(),
+            index: EntryIndex::default(),
+            lease: LeaseKeeper::default(),
+            applied: None,
+            membership: StoredMembership::default(),
+            every,
+            since: CheckpointEvery { entries: 0, bytes: 0 },
+            checkpointed: (0, Offset::ZERO),
+        };
+        let Some(checkpoint) = checkpoint else {
+            return beginning;
+        };
+        let tail = checkpoint.standing.tail;
+        let next = checkpoint.applied.index + 1;
+        let mut state = JournalState {
+            admission: checkpoint.standing.into(),
+            index: EntryIndex::beginning_at(next, tail),
+            applied: Some(checkpoint.applied),
+            membership: checkpoint.membership,
+            checkpointed: (next, tail),
+            ..beginning
+        };
+        // As if the entry were applied now: whoever counts the lease from here counts it too long, never too short (H14).
+        let term = checkpoint.applied.leader_id.term;
+        state
+            .lease
+            .on_applied(term, state.admission.renewals(), env.now());
+        state
+    }
+
+    /// The place of the entry that comes next.
+    pub(super) fn next(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index + 1)
+    }
+
+    pub(super) fn apply(&mut self, entry: &Entry, env: &Env) -> io::Result<Verdict> {
         // A gap would make this node's journal another one than its peers', for ever: better no node than that.
-        let (index, next) = (entry.log_id.index, self.applied.map_or(0, |id| id.index + 1));
+        let (index, next) = (entry.log_id.index, self.next());
         if index != next {
             return Err(io::Error::other(format!(
                 "entry {index} was to be applied where {next} comes next"
             )));
         }
+        self.since.entries += 1;
         let verdict = match &entry.payload {
             EntryPayload::Blank => Verdict::Blank,
             EntryPayload::Membership(m) => {
@@ -41,6 +87,7 @@ impl JournalState {
                 Verdict::Blank
             }
             EntryPayload::Normal(data) => {
+                self.since.bytes += data.0.len() as u64;
                 let start = self.admission.position().pending_end;
                 let command = Command::decode(&data.0).map_err(io::Error::other)?;
                 let verdict = self.admission.apply(&command);
@@ -54,9 +101,35 @@ impl JournalState {
         Ok(verdict)
     }
 
+    /// What is to be applied before the next checkpoint is due; 1 and 1 at least.
+    pub(super) fn until_checkpoint(&self) -> CheckpointEvery {
+        CheckpointEvery {
+            entries: self.every.entries.saturating_sub(self.since.entries).max(1),
+            bytes: self.every.bytes.saturating_sub(self.since.bytes).max(1),
+        }
+    }
+
+    /// A checkpoint of the state as it is now, if enough was applied since the last one. Inside a group there is none: its
+    /// fragments would be cut off from it (H3).
+    pub(super) fn checkpoint(&mut self) -> Option<Checkpoint> {
+        if self.since.entries < self.every.entries && self.since.bytes < self.every.bytes {
+            return None;
+        }
+        let checkpoint = Checkpoint {
+            applied: self.applied?,
+            membership: self.membership.clone(),
+            standing: self.admission.standing()?,
+        };
+        let (index, tail) = self.checkpointed;
+        self.index.forget_before(index, tail);
+        self.checkpointed = (self.next(), checkpoint.standing.tail);
+        self.since = CheckpointEvery { entries: 0, bytes: 0 };
+        Some(checkpoint)
+    }
+
     fn follow(&mut self, verdict: &Verdict, start: Offset, log_index: u64) {
         match verdict {
-            Verdict::Admitted { frame, .. } => self.index.push(
+            Verdict::Admitted { frame, tail, .. } => self.index.push(
                 IndexEntry {
                     start,
                     log_index,
@@ -65,7 +138,7 @@ impl JournalState {
                     db: frame.db,
                     at_group_start: frame.at_group_start,
                 },
-                frame.whole || redoubt_env::planted::on("h03_serve_fragments"),
+                (frame.whole || redoubt_env::planted::on("h03_serve_fragments")).then_some(*tail),
             ),
             Verdict::Granted(_) => self.index.discard_pending(),
             _ => {}
@@ -94,16 +167,22 @@ pub struct Progress {
 pub(super) struct Machine {
     state: Arc<Mutex<JournalState>>,
     progress: watch::Sender<Progress>,
+    /// Keeps the checkpoints.
+    storage: Storage,
     env: Env,
 }
 
 impl Machine {
-    pub(super) fn new(env: Env) -> Self {
-        Machine {
-            state: Arc::default(),
+    /// Goes on from `state`.
+    pub(super) fn new(env: Env, storage: Storage, state: JournalState) -> Self {
+        let machine = Machine {
+            state: Arc::new(Mutex::new(state)),
             progress: watch::Sender::new(Progress::default()),
+            storage,
             env,
-        }
+        };
+        machine.publish();
+        machine
     }
 
     /// The state. Never held across an await.
@@ -115,13 +194,25 @@ impl Machine {
         self.progress.subscribe()
     }
 
+    /// Applies the next entry of the log.
+    pub(super) fn step(&self, entry: &Entry) -> io::Result<Verdict> {
+        let (verdict, checkpoint) = {
+            let mut state = self.state();
+            (state.apply(entry, &self.env)?, state.checkpoint())
+        };
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.keep(&self.storage);
+        }
+        Ok(verdict)
+    }
+
     fn publish(&self) {
         let progress = {
             let state = self.state();
             Progress {
                 tail: state.admission.position().tail,
                 replids: state.admission.lineage().map_or(0, |l| l.len()),
-                applied_end: state.applied.map_or(0, |id| id.index + 1),
+                applied_end: state.next(),
             }
         };
         self.progress
@@ -143,7 +234,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let verdict = self.state().apply(&entry, &self.env)?;
+            let verdict = self.step(&entry)?;
             if let Some(responder) = responder {
                 responder.send(verdict);
             }
@@ -197,7 +288,10 @@ mod tests {
 
     #[test]
     fn h07_an_entry_behind_a_gap_is_never_applied() {
-        let (mut state, env) = (JournalState::default(), Env::real());
+        let (mut state, env) = (
+            JournalState::from(None, CheckpointEvery::default(), &Env::real()),
+            Env::real(),
+        );
         assert!(
             state.apply(&blank(1), &env).is_err(),
             "the first entry is missing"

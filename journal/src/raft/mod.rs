@@ -5,6 +5,7 @@
 //! confirmed position was confirmed by a quorum. Raft's terms and indexes end here.
 
 mod aside;
+mod checkpoint;
 mod coalesce;
 mod condition;
 mod config;
@@ -12,12 +13,14 @@ mod log_store;
 mod machine;
 mod network;
 mod node;
+mod pages;
 mod read_index;
 mod repair;
 mod service;
 mod steward;
 mod types;
 
+pub use checkpoint::CheckpointEvery;
 pub use condition::Condition;
 pub use config::{MetadataStore, NodeConfig, NodeError, ProposeError};
 pub use machine::{JournalState, Progress};

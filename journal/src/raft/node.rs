@@ -1,13 +1,15 @@
 //! One node: its storage, its identity, and Raft once it belongs to a cluster.
 
+use super::checkpoint::Checkpoint;
 use super::condition::{Condition, Conditions};
 use super::config::{NodeConfig, NodeError, ProposeError, open_metadata, raft_config};
 use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
 use super::network::{Network, Peers, meant_for};
+use super::pages::Pages;
 use super::repair::fetched;
-use super::types::{Data, Peer, TypeConfig};
-use crate::append::{Command, Genesis, Verdict};
+use super::types::{Data, Peer, TypeConfig, log_id_from_disk};
+use crate::append::{Command, Genesis, IndexEntry, Seek, Verdict};
 use crate::segment::{ClusterMembershipSeed, Identity, LogId, LogRecord, ReadError, Recovered, Rot, Storage};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -79,6 +81,8 @@ pub struct Node {
     recovered: Recovered,
     identity: Mutex<Identity>,
     machine: Machine,
+    /// The older parts of the index.
+    pages: Pages,
     peers: Peers,
     raft: watch::Sender<Option<Raft>>,
     bootstrapping: tokio::sync::Mutex<()>,
@@ -103,8 +107,14 @@ impl Node {
                 "cut what a crash left unfinished at the log's end"
             );
         }
+        let every = config.checkpoint_every;
+        let cluster = recovered.identity.cluster.as_ref().map(|seed| seed.cluster);
+        let committed = recovered.committed.as_ref().map(log_id_from_disk);
+        let checkpoint = cluster.and_then(|c| Checkpoint::newest(&storage, committed, c));
+        let state = JournalState::from(checkpoint, every, &env);
         let node = Arc::new(Node {
-            machine: Machine::new(env.clone()),
+            machine: Machine::new(env.clone(), storage.clone(), state),
+            pages: Pages::new(env.clone(), storage.clone(), every),
             peers: Peers::new(env.clone()),
             identity: Mutex::new(recovered.identity.clone()),
             raft: watch::Sender::new(None),
@@ -158,6 +168,15 @@ impl Node {
     /// When a record is damaged on this node's disk, or can't be read.
     pub async fn records(&self, start: u64, end: u64, max_bytes: u64) -> Result<Vec<LogRecord>, ReadError> {
         self.storage.read(start, end, max_bytes).await
+    }
+
+    /// The admitted entries of whole groups as `seek` wants them, `most` at the most; none when the journal has none there
+    /// yet.
+    ///
+    /// # Errors
+    /// As for [`Node::records`].
+    pub async fn index(&self, seek: Seek, most: usize) -> Result<Vec<IndexEntry>, ReadError> {
+        self.pages.read(&self.machine, seek, most).await
     }
 
     /// The id of the last record, durable or not.

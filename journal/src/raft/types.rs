@@ -125,9 +125,9 @@ pub(super) fn vote_from_wire(vote: &v1::RaftVoteState) -> Vote {
     vote_of(vote.term, vote.node, vote.committed)
 }
 
-fn membership_bytes(membership: &Membership) -> Bytes {
+pub(super) fn membership_to_wire(membership: &Membership) -> v1::RaftMembership {
     let configs = membership.get_joint_config().iter();
-    let message = v1::RaftMembership {
+    v1::RaftMembership {
         configs: configs
             .map(|c| v1::raft_membership::Config {
                 voters: c.iter().copied().collect(),
@@ -141,12 +141,10 @@ fn membership_bytes(membership: &Membership) -> Bytes {
                 address: n.address.clone(),
             })
             .collect(),
-    };
-    message.encode_to_vec().into()
+    }
 }
 
-fn membership_from(bytes: &Bytes) -> io::Result<Membership> {
-    let message = v1::RaftMembership::decode(bytes.clone()).map_err(io::Error::other)?;
+pub(super) fn membership_from_wire(message: v1::RaftMembership) -> io::Result<Membership> {
     let configs: Vec<BTreeSet<u64>> = message
         .configs
         .into_iter()
@@ -173,7 +171,10 @@ fn parts(entry: &Entry) -> (segment::RecordKind, Bytes) {
     match &entry.payload {
         EntryPayload::Blank => (segment::RecordKind::Blank, Bytes::new()),
         EntryPayload::Normal(data) => (segment::RecordKind::Normal, data.0.clone()),
-        EntryPayload::Membership(m) => (segment::RecordKind::Membership, membership_bytes(m)),
+        EntryPayload::Membership(m) => (
+            segment::RecordKind::Membership,
+            membership_to_wire(m).encode_to_vec().into(),
+        ),
     }
 }
 
@@ -181,7 +182,10 @@ fn entry_of(id: LogId, kind: segment::RecordKind, payload: Bytes) -> io::Result<
     let payload = match kind {
         segment::RecordKind::Blank => EntryPayload::Blank,
         segment::RecordKind::Normal => EntryPayload::Normal(Data(payload)),
-        segment::RecordKind::Membership => EntryPayload::Membership(membership_from(&payload)?),
+        segment::RecordKind::Membership => {
+            let message = v1::RaftMembership::decode(payload).map_err(io::Error::other)?;
+            EntryPayload::Membership(membership_from_wire(message)?)
+        }
     };
     Ok(Entry { log_id: id, payload })
 }

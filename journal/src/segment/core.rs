@@ -4,7 +4,7 @@
 //! that the first failed write or sync is the last: all later operations fail with it.
 
 use super::error::Failure;
-use super::metadata::Metadata;
+use super::metadata::{KeyValue, Metadata};
 use super::model::{Identity, LogRecord, Options, Vote};
 use super::open;
 use super::persisted::{encode_identity, encode_vote};
@@ -41,6 +41,11 @@ pub(crate) enum Op {
     Identity(Box<Identity>, Done),
     Committed {
         end: u64,
+    },
+    /// Put into the metadata: it can be rebuilt.
+    Keep {
+        key: Vec<u8>,
+        value: Vec<u8>,
     },
     /// Has the copies in the two-slot files compared, and hears of those that were mended.
     CheckSlots(Box<dyn FnOnce(Vec<&'static str>) + Send>),
@@ -110,6 +115,15 @@ impl Core {
             options,
             dir,
         }
+    }
+
+    /// The last of the keys from `from` to `to` in the metadata, and its value, if it can be read.
+    pub(crate) fn kept(&self, from: &[u8], to: &[u8]) -> Option<KeyValue> {
+        let kept = self.metadata.upgrade()?.last_between(from, to);
+        kept.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the metadata can't be read: what it lacks is rebuilt");
+            None
+        })
     }
 
     /// Where the damage is that was met in reading `index`.
@@ -329,6 +343,11 @@ impl Turn<'_> {
                 self.waiting.push(done);
             }
             Op::Committed { end } => io.writer.set_committed(end),
+            Op::Keep { key, value } => {
+                if let Err(error) = io.metadata.put(&key, &value) {
+                    tracing::warn!(%error, "the metadata can't be written: what it lacks is rebuilt");
+                }
+            }
             Op::Vote(vote, done) => self.slots(io, done, |io| io.vote.save(&encode_vote(Some(vote)))),
             Op::Identity(identity, done) => {
                 self.slots(io, done, |io| io.identity.save(&encode_identity(&identity)));
@@ -411,7 +430,7 @@ impl Op {
         match self {
             Op::Append { done, .. } | Op::Truncate { done, .. } => Some(done),
             Op::Vote(_, done) | Op::Identity(_, done) | Op::Close(done) => Some(done),
-            Op::Committed { .. } | Op::CheckSlots(_) => None,
+            Op::Committed { .. } | Op::Keep { .. } | Op::CheckSlots(_) => None,
         }
     }
 }

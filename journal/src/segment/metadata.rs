@@ -1,4 +1,4 @@
-//! A key-value store for what can be rebuilt: here, summaries of sealed segments.
+//! A key-value store for what can be rebuilt: summaries of sealed segments, and checkpoints of what the log says.
 //!
 //! An implementation MUST return a value that was put under the key at some time, or none; callers check
 //! what they get, so it SHOULD keep the newest but MAY lose anything at any time, a crash above all. Losing
@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A key and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// A store of rebuildable data.
 pub trait Metadata: Send + Sync {
@@ -29,11 +32,11 @@ pub trait Metadata: Send + Sync {
     /// When the store can't be written; the caller goes on.
     fn remove(&self, key: &[u8]) -> io::Result<()>;
 
-    /// All keys that begin with `prefix`, in order, and their values.
+    /// The last of the keys from `from` to `to`, both included, and its value.
     ///
     /// # Errors
     /// When the store can't be read; the caller rebuilds.
-    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>>;
+    fn last_between(&self, from: &[u8], to: &[u8]) -> io::Result<Option<KeyValue>>;
 
     /// Hands everything to the operating system. Not a promise of durability.
     ///
@@ -49,6 +52,13 @@ pub struct MapMetadata(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
 impl MapMetadata {
     fn map(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything in it, in the order of the keys.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> Vec<KeyValue> {
+        let map = self.map();
+        map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
 
@@ -67,12 +77,13 @@ impl Metadata for MapMetadata {
         Ok(())
     }
 
-    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn last_between(&self, from: &[u8], to: &[u8]) -> io::Result<Option<KeyValue>> {
+        if from > to {
+            return Ok(None);
+        }
         let map = self.map();
-        let from = map
-            .range(prefix.to_vec()..)
-            .take_while(|(k, _)| k.starts_with(prefix));
-        Ok(from.map(|(k, v)| (k.clone(), v.clone())).collect())
+        let last = map.range(from.to_vec()..=to.to_vec()).next_back();
+        Ok(last.map(|(k, v)| (k.clone(), v.clone())))
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -134,10 +145,13 @@ impl Metadata for SledMetadata {
         self.0.remove(key).map(drop).map_err(to_io)
     }
 
-    fn scan_prefix(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let all = self.0.scan_prefix(prefix);
-        all.map(|kv| kv.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(to_io))
-            .collect()
+    fn last_between(&self, from: &[u8], to: &[u8]) -> io::Result<Option<KeyValue>> {
+        if from > to {
+            return Ok(None);
+        }
+        let last = self.0.range(from..=to).next_back();
+        last.map(|kv| kv.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(to_io))
+            .transpose()
     }
 
     fn flush(&self) -> io::Result<()> {

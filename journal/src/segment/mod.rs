@@ -35,7 +35,7 @@ mod writer;
 
 pub use core::Done;
 pub use error::{Failure, OpenError, ReadError};
-pub use metadata::{MapMetadata, Metadata, SledMetadata};
+pub use metadata::{KeyValue, MapMetadata, Metadata, SledMetadata};
 pub use model::{
     ClusterMembershipSeed, Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, RecordKind,
     Recovered, SeedMember, Vote,

@@ -2,7 +2,7 @@
 
 use super::core::{Core, Done, Op};
 use super::error::{Failure, OpenError, ReadError};
-use super::metadata::Metadata;
+use super::metadata::{KeyValue, Metadata};
 use super::model::{Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, Recovered, Vote};
 use super::open;
 use super::persisted::encode_identity;
@@ -233,6 +233,19 @@ impl Storage {
             end: committed.index + 1,
         });
         self.work();
+    }
+
+    /// Keeps `value` under `key` beside the log. It may be lost at any time: only what can be had again from the log may be
+    /// kept so.
+    pub fn keep(&self, key: Vec<u8>, value: Vec<u8>) {
+        self.handle.core.submit(Op::Keep { key, value });
+        self.work();
+    }
+
+    /// The last of the keys from `from` to `to`, both included, and what was kept under it, whenever that was: the caller
+    /// checks it. Blocks for a read of the disk.
+    pub fn kept(&self, from: &[u8], to: &[u8]) -> Option<KeyValue> {
+        self.handle.core.kept(from, to)
     }
 
     /// Saves the identity, as [`Storage::save_vote`] does the vote.

@@ -4,7 +4,7 @@
 //! against its checksum as it is read; and each change of lineage at its offset. What is damaged here is refused,
 //! and the reader goes to another node. This module knows no socket: it yields events.
 
-use crate::append::{AppendEntry, Command, IndexEntry};
+use crate::append::{AppendEntry, Command, IndexEntry, Seek};
 use crate::raft::{Node, ProposeError};
 use crate::segment::{ReadError, RecordKind};
 use redoubt_types::limits::TAIL_MARK_EVERY;
@@ -65,7 +65,8 @@ pub enum TailError {
 /// One reader's place.
 pub struct Cursor {
     node: Arc<Node>,
-    position: usize,
+    /// What is to be read next.
+    seek: Seek,
     at: Offset,
     replids: usize,
     /// For a reader that does not follow: where it ends.
@@ -95,14 +96,11 @@ impl Cursor {
         if from > tail {
             return Err(TailError::BeyondEnd { from, tail });
         }
-        let (position, lineage) = {
-            let state = node.state();
-            (state.index.find(from, tail), state.admission.lineage().cloned())
-        };
+        let lineage = node.state().admission.lineage().cloned();
         let lineage = lineage.ok_or(ProposeError::NotBootstrapped)?;
         let cursor = Cursor {
             node,
-            position,
+            seek: Seek::Offset(from),
             at: from,
             replids: lineage.len(),
             until: if follow { None } else { Some(tail) },
@@ -175,12 +173,8 @@ impl Cursor {
 
     /// Reads on. False when there is nothing beyond what was read.
     async fn fill(&mut self) -> Result<bool, TailError> {
-        let wanted = self
-            .node
-            .state()
-            .index
-            .slice(self.position, READ_ENTRIES)
-            .to_vec();
+        let wanted = self.node.index(self.seek, READ_ENTRIES).await;
+        let wanted = wanted.map_err(|source| TailError::Damaged { at: self.at, source })?;
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
             return Ok(false);
         };
@@ -211,7 +205,7 @@ impl Cursor {
                 Ok(other) => return Err(confused(format!("{other:?}"))),
                 Err(e) => return Err(confused(e.to_string())),
             }
-            self.position += 1;
+            self.seek = Seek::Log(record.id.index + 1);
         }
         Ok(!self.ready.is_empty())
     }

@@ -11,7 +11,7 @@ pub mod power;
 pub mod writer;
 
 use redoubt_env::{Env, Task};
-use redoubt_journal::raft::{MetadataStore, NodeConfig, NodeError};
+use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use redoubt_proto::v1;
 use redoubt_proto::v1::cluster_client::ClusterClient;
@@ -73,6 +73,10 @@ impl RunningNode {
                 ..Options::default()
             },
             metadata: MetadataStore::Sled,
+            checkpoint_every: CheckpointEvery {
+                entries: 8,
+                bytes: 4096,
+            },
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let run = redoubt_journal::server::run(env.clone(), config, async move { drop(stopped.await) });

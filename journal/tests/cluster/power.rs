@@ -2,7 +2,7 @@
 
 use redoubt_env::Env;
 use redoubt_env::sim_files::SimFiles;
-use redoubt_journal::raft::{MetadataStore, NodeConfig, NodeError};
+use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +43,10 @@ impl SimNode {
             dir: PathBuf::from("/data"),
             storage: self.storage,
             metadata: MetadataStore::Memory,
+            checkpoint_every: CheckpointEvery {
+                entries: 8,
+                bytes: 4096,
+            },
         };
         let files = self.files.clone();
         let (crash, crashed) = oneshot::channel::<()>();

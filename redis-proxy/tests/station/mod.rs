@@ -6,7 +6,7 @@ use crate::lab::{SOON, Server};
 use bytes::BytesMut;
 use redoubt_client::{AppendStart, Client, ClientConfig, Session as SessionRecord, TailEvent};
 use redoubt_env::{Env, Task};
-use redoubt_journal::raft::{MetadataStore, NodeConfig};
+use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use redoubt_proxy::append::Append;
 use redoubt_proxy::append::keeper::LeaseKeeper;
@@ -226,6 +226,7 @@ fn node(env: &Env, address: &str, dir: &TempDir) -> Node {
         address: address.to_owned(),
         dir: dir.path().join("journal"),
         metadata: MetadataStore::Sled,
+        checkpoint_every: CheckpointEvery::default(),
         storage: Options {
             segment_bytes: 16 * 1024 * 1024,
             ..Options::default()

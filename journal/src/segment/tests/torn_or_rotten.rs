@@ -175,7 +175,7 @@ fn h07_truncated_suffix_stays_dead() {
     fill(&storage, 2, 5, 7, 100);
     storage.idle();
     drop(storage);
-    for (key, _) in node.metadata.scan_prefix(b"").unwrap() {
+    for (key, _) in node.metadata.all() {
         node.metadata.remove(&key).unwrap();
     }
     let (storage, recovered) = node.open().unwrap();

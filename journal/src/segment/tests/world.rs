@@ -367,7 +367,7 @@ impl World {
         } else {
             self.node.files.power_cut(self.seed);
         }
-        let all = self.node.metadata.scan_prefix(b"").map_err(|e| e.to_string())?;
+        let all = self.node.metadata.all();
         let lost: Vec<_> = match self.seed >> 60 {
             0..=7 => Vec::new(),
             8..=11 => all,

@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench clean servers
+.PHONY: help up down test nightly lint bench bench-append bench-open clean servers
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -20,6 +20,8 @@ help:
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis on this machine'
+	@echo 'make bench-append  compare the journal with a bare quorum append'
+	@echo 'make bench-open    how long a node takes to open 10 GiB, and how much memory (12 GiB of disk)'
 	@echo 'make clean  make down, then remove $(DIR) and everything built'
 
 up: servers
@@ -56,7 +58,15 @@ lint:
 
 bench: servers
 	$(CARGO) build --release --workspace
-	$(CARGO) run --release -p redoubt-benches
+	$(CARGO) run --release -p redoubt-benches -- stock
+
+bench-append:
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p redoubt-benches -- append
+
+bench-open:
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p redoubt-benches -- open
 
 clean: down
 	rm -rf $(DIR)

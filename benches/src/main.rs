@@ -1,96 +1,78 @@
-//! What Redoubt costs, beside a stock Redis, in one run on one machine.
-//!
-//! Three systems are loaded in turn by the same `redis-benchmark`: (a) a stock server without persistence, (b) a
-//! stock server with `appendfsync always`, (c) a whole Redoubt cluster with three journal nodes, all on this machine. They
-//! take turns round by round, so that a slow minute of the machine hits all alike, and the median round is told. All
-//! processes share the machine's cores, so CPU time per operation is told beside the throughput.
+//! What Redoubt costs. Each benchmark compares within its own run, on one machine whose cores all processes share, and
+//! tells the CPU time of each process beside the figures.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
     reason = "a benchmark measures the real machine, and has nothing to go on with when it can't"
 )]
 
+mod append;
 mod cpu;
-mod load;
-mod report;
+mod nodes;
+mod open;
+mod stock;
 
-use load::{Load, Run};
-use redoubt_tests::{DevCluster, Options, Server};
-use report::Measured;
-use std::time::Duration;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 
-/// Rounds; the median is told.
-const ROUNDS: usize = 3;
-/// How long a system is left alone before it is loaded.
-const SETTLE: Duration = Duration::from_millis(500);
+/// Compares Redoubt with what does less.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
 
-/// A system under load.
-struct System {
-    name: &'static str,
-    port: u16,
-    /// Its processes, by name.
-    processes: Vec<(String, u32)>,
+#[derive(Subcommand)]
+enum What {
+    /// A whole cluster beside a stock server.
+    Stock {
+        /// Rounds; the median is told.
+        rounds: Option<usize>,
+    },
+    /// The journal's appends beside a bare quorum append.
+    Append {
+        /// Rounds; the median is told.
+        rounds: Option<usize>,
+        /// Only entries of this many bytes.
+        #[arg(long)]
+        payload: Option<usize>,
+        /// Only this many entries on their way.
+        #[arg(long)]
+        depth: Option<usize>,
+    },
+    /// How long a journal node takes to open what it holds, and how much memory.
+    Open {
+        /// Size of the largest journal, GiB.
+        gib: Option<u64>,
+    },
+    /// One node of the bare quorum append: used by `append`.
+    #[command(hide = true)]
+    BareNode {
+        port: u16,
+        file: PathBuf,
+        /// Ports of its followers: it leads then.
+        followers: Vec<u16>,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let rounds = std::env::args()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(ROUNDS);
-    let plain = Server::start(&[]).await;
-    let durable = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let mut cluster = DevCluster::start(Options {
-        replicas: 0,
-        ..Options::default()
-    })
-    .await;
-    let processes = cluster.components().expect("the cluster is healthy");
-    let systems = [
-        System {
-            name: "(a) stock",
-            port: plain.port,
-            processes: vec![("server".into(), plain.pid())],
-        },
-        System {
-            name: "(b) always",
-            port: durable.port,
-            processes: vec![("server".into(), durable.pid())],
-        },
-        System {
-            name: "(c) redoubt",
-            port: cluster.port("proxy-1"),
-            processes: processes
-                .into_iter()
-                .filter_map(|c| Some((c.name, c.pid?)))
-                .collect(),
-        },
-    ];
-    let mut measured: Vec<Measured> = Vec::new();
-    for load in Load::ALL {
-        for round in 0..rounds {
-            for system in &systems {
-                tokio::time::sleep(SETTLE).await;
-                let before = cpu::times(&system.processes);
-                let run = Run::of(load, system.port).await;
-                let after = cpu::times(&system.processes);
-                eprintln!(
-                    "round {} of {rounds}: {} {}: {:.0}/s",
-                    round + 1,
-                    system.name,
-                    load.name(),
-                    run.per_second
-                );
-                let cpu = cpu::per_operation(&before, &after, run.operations);
-                measured.push(Measured {
-                    system: system.name,
-                    load,
-                    run,
-                    cpu,
-                });
-            }
+    match Args::parse().what {
+        What::Stock { rounds } => stock::run(rounds).await,
+        What::Append {
+            rounds,
+            payload,
+            depth,
+        } => {
+            let payloads = payload.map_or(append::PAYLOADS.to_vec(), |one| vec![one]);
+            let depths = depth.map_or(append::DEPTHS.to_vec(), |one| vec![one]);
+            append::run(rounds, &payloads, &depths).await;
         }
+        What::Open { gib } => open::run(gib).await,
+        What::BareNode {
+            port,
+            file,
+            followers,
+        } => append::bare::node(port, &file, &followers).expect("the bare node ended"),
     }
-    println!("{}", report::table(&measured));
-    cluster.down().await;
 }

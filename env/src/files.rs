@@ -50,6 +50,9 @@ pub trait File: Send + Sync {
     /// # Errors
     /// `StorageFull`, or what else the operating system says.
     fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// These bytes, which are durable, will hardly be read soon: the operating system need not keep them in memory. A hint.
+    fn forget(&self, pos: u64, len: u64);
 }
 
 /// How to open a file.
@@ -110,12 +113,6 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// `WouldBlock` when another process holds it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
-
-    /// Bytes that this process may still write to the file system that `dir` is on. Others may take them first.
-    ///
-    /// # Errors
-    /// `NotFound`, or what the operating system says.
-    fn free_space(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// Whether `error` says that the disk can't give back what it was given (`EIO`).
@@ -194,6 +191,16 @@ impl File for RealFile {
             Err(e) => Err(e.into()),
         }
     }
+
+    fn forget(&self, pos: u64, len: u64) {
+        // Nothing depends on it.
+        let _ = rustix::fs::fadvise(
+            &self.0,
+            pos,
+            std::num::NonZeroU64::new(len),
+            rustix::fs::Advice::DontNeed,
+        );
+    }
 }
 
 impl Files for RealFiles {
@@ -261,11 +268,6 @@ impl Files for RealFiles {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock(file)))
     }
-
-    fn free_space(&self, dir: &Path) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(dir)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
 }
 
 #[cfg(test)]
@@ -281,15 +283,5 @@ mod tests {
         assert_eq!(RealFiles.list(&dir.path().join("a/b")).unwrap(), ["c"]);
         RealFiles.open(&dir.path().join("file"), Mode::CreateNew).unwrap();
         assert!(RealFiles.create_dir(&dir.path().join("file/d")).is_err());
-    }
-
-    #[test]
-    fn there_is_room_for_what_can_be_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let free = RealFiles.free_space(dir.path()).unwrap();
-        // A disk of an exabyte would be news; a unit mistaken for another would not.
-        assert!((4096..1 << 60).contains(&free), "{free} bytes");
-        let missing = RealFiles.free_space(&dir.path().join("missing"));
-        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

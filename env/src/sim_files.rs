@@ -207,6 +207,11 @@ impl SimFiles {
         self.put(path, &bytes);
     }
 
+    /// Bytes that can still be written, in whole blocks.
+    pub fn free_space(&self) -> u64 {
+        self.sim().disk.free_space()
+    }
+
     /// What a file holds now; `None` if there is none.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         self.sim().disk.contents(path)

@@ -71,6 +71,19 @@ impl Program {
         }
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the program runs")
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("the program can be stopped");
+        self.child.wait().await.expect("the program ends");
+    }
+
     /// `kill -9`, and waits for the end.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the program can be killed");

@@ -81,12 +81,6 @@ impl Files for SimFiles {
             life,
         }))
     }
-
-    fn free_space(&self, _dir: &Path) -> io::Result<u64> {
-        let mut sim = self.sim();
-        sim.ask(Call::FreeSpace)?;
-        Ok(sim.disk.free_space())
-    }
 }
 
 struct SimLock {
@@ -218,4 +212,6 @@ impl File for SimFile {
         let mut sim = self.alive_for_writing()?;
         sim.change(Call::Write, |sim| sim.disk.allocate(self.inode, len))
     }
+
+    fn forget(&self, _pos: u64, _len: u64) {}
 }

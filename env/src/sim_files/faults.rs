@@ -26,16 +26,11 @@ pub enum Call {
     SyncDir,
     /// `lock_dir`.
     Lock,
-    /// `free_space`.
-    FreeSpace,
 }
 
 impl Call {
     const fn changes(self) -> bool {
-        !matches!(
-            self,
-            Call::Open | Call::Read | Call::List | Call::Lock | Call::FreeSpace
-        )
+        !matches!(self, Call::Open | Call::Read | Call::List | Call::Lock)
     }
 }
 

@@ -210,7 +210,6 @@ fn any_chosen_call_fails_and_may_have_happened() {
             f.sync_data()?;
             files.rename(&dir().join("f"), &dir().join("g"))?;
             files.list(dir())?;
-            files.free_space(dir())?;
             files.remove(&dir().join("g"))
         };
         step()
@@ -226,14 +225,7 @@ fn any_chosen_call_fails_and_may_have_happened() {
         assert_eq!(files.all_calls(), nth);
         files.failed_calls()
     });
-    let kinds = [
-        Call::Write,
-        Call::Sync,
-        Call::Rename,
-        Call::List,
-        Call::FreeSpace,
-        Call::Remove,
-    ];
+    let kinds = [Call::Write, Call::Sync, Call::Rename, Call::List, Call::Remove];
     assert!(failed.eq(kinds));
 
     let renamed = (0..50).filter(|seed| {
@@ -250,19 +242,15 @@ fn any_chosen_call_fails_and_may_have_happened() {
 fn a_full_disk_takes_nothing_until_there_is_room() {
     let full = |error: io::Error| assert_eq!(error.raw_os_error(), Some(28));
     let files = SimFiles::new(1);
-    assert_eq!(files.free_space(dir()).unwrap(), u64::MAX);
+    assert_eq!(files.free_space(), u64::MAX);
     files.set_capacity(Some(6 * 4096));
     let f = file(&files, "f");
-    assert_eq!(
-        files.free_space(dir()).unwrap(),
-        5 * 4096,
-        "a file takes a block by itself"
-    );
+    assert_eq!(files.free_space(), 5 * 4096, "a file takes a block by itself");
     put(&f, 0, &[1; 4097]);
-    assert_eq!(files.free_space(dir()).unwrap(), 3 * 4096);
+    assert_eq!(files.free_space(), 3 * 4096);
     // As much as fits is written; what is there can be written over.
     full(f.write_at(&[IoSlice::new(&[2; 5 * 4096])], 4096).unwrap_err());
-    assert_eq!(files.free_space(dir()).unwrap(), 0);
+    assert_eq!(files.free_space(), 0);
     assert_eq!(files.contents(&dir().join("f")).unwrap()[4096..], [2; 4 * 4096]);
     put(&f, 4096, &[3; 4096]);
     full(f.set_len(6 * 4096).unwrap_err());
@@ -272,9 +260,9 @@ fn a_full_disk_takes_nothing_until_there_is_room() {
     put(&file(&files, "g"), 0, &[4; 4096]);
     // What has no name any more takes its room as long as it is open.
     files.remove(&dir().join("f")).unwrap();
-    assert_eq!(files.free_space(dir()).unwrap(), 4096);
+    assert_eq!(files.free_space(), 4096);
     drop(f);
-    assert_eq!(files.free_space(dir()).unwrap(), 7 * 4096);
+    assert_eq!(files.free_space(), 7 * 4096);
     files.set_capacity(None);
     put(&file(&files, "h"), 0, &[5; 99 * 4096]);
 }

@@ -7,6 +7,7 @@
 
 // In the order of the data path: submitted, encoded, written; then read, recovered.
 mod batch;
+mod behind;
 mod cache;
 mod core;
 mod error;

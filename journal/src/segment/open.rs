@@ -277,7 +277,7 @@ impl Log {
             cut_here(env, dir, options, found, scan.end, &scan.index, space)?
         } else {
             Active {
-                file: found.file.clone(),
+                file: found.file(&**env.files())?,
                 header: found.header,
                 end: scan.end,
                 file_bytes: scan.file_bytes,

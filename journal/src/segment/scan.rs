@@ -25,10 +25,20 @@ pub(crate) struct Found {
     pub(crate) header: SegmentHeader,
     crc: u32,
     path: PathBuf,
-    pub(crate) file: Arc<dyn File>,
 }
 
 impl Found {
+    /// Its file. Opened where it is needed: a long journal has more files than a process may have open.
+    pub(crate) fn file(&self, files: &dyn Files) -> Result<Arc<dyn File>, OpenError> {
+        files
+            .open(&self.path, Mode::Write)
+            .map_err(OpenError::io("open", &self.path))
+    }
+
+    fn read(&self, files: &dyn Files) -> Result<Vec<u8>, OpenError> {
+        file::read_all(&*self.file(files)?, &self.path)
+    }
+
     fn image<'a>(&'a self, bytes: &'a [u8]) -> Image<'a> {
         Image {
             header: &self.header,
@@ -113,7 +123,9 @@ impl Scan {
         // So is a name: a segment or a patch may have been renamed and not yet be there for good.
         files.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
         for s in segments.iter().rev().take(2) {
-            s.file.sync_data().map_err(OpenError::io("sync", &s.path))?;
+            s.file(files)?
+                .sync_data()
+                .map_err(OpenError::io("sync", &s.path))?;
         }
         let mut index = LogIndex::default();
         let mut generations: BTreeMap<_, _> = patches.iter().map(|p| (p.number, p.file_generation)).collect();
@@ -127,7 +139,7 @@ impl Scan {
             let patched = patches.iter().any(|p| p.from.segment == found.header.segment);
             if let Some(next) = next
                 && !patched
-                && let Some(summary) = trusted_summary(found, next, metadata)
+                && let Some(summary) = trusted_summary(files, found, next, metadata)
                 && index.absorb(&summary.log)
             {
                 removed(&mut gaps, summary.log.removes_from);
@@ -136,13 +148,13 @@ impl Scan {
             }
             let bytes = match ahead.take() {
                 Some(bytes) => bytes,
-                None if next.is_some() => file::read_what_can_be(&*found.file, &found.path)?,
-                None => file::read_all(&*found.file, &found.path)?,
+                None if next.is_some() => file::read_what_can_be(&*found.file(files)?, &found.path)?,
+                None => found.read(files)?,
             };
             progress(bytes.len() as u64);
             let next_is_last = i + 2 == segments.len();
             let next_bytes = match next {
-                Some(next) if next_is_last => file::read_all(&*next.file, &next.path)?,
+                Some(next) if next_is_last => next.read(files)?,
                 _ => Vec::new(),
             };
             let next_image = next.map(|n| n.image(&next_bytes));
@@ -285,7 +297,7 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTre
         let (header, crc) = match file::read_header(&*file, dir, number) {
             Err(rot @ OpenError::Rot { .. }) => {
                 let told = match segments.last() {
-                    Some(before) => told_by_seal(before, &*file, &path, number)?,
+                    Some(before) => told_by_seal(files, before, &*file, &path, number)?,
                     None => None,
                 };
                 let told = told.ok_or(rot)?;
@@ -312,12 +324,7 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTre
                 path: file::path_of(dir, wanted),
             });
         }
-        segments.push(Found {
-            header,
-            crc,
-            path,
-            file,
-        });
+        segments.push(Found { header, crc, path });
     }
     Ok((segments, spoilt_headers))
 }
@@ -326,12 +333,13 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTre
 /// in it, and the first record proves it by its link. Without a record nothing does: the seal may be one that a cut
 /// has made void.
 fn told_by_seal(
+    files: &dyn Files,
     before: &Found,
     file: &dyn File,
     path: &Path,
     number: u32,
 ) -> Result<Option<(SegmentHeader, u32)>, OpenError> {
-    let bytes = file::read_all(&*before.file, &before.path)?;
+    let bytes = before.read(files)?;
     let generation = before.header.generation;
     let seal = (SEGMENT_HEADER_BYTES..bytes.len() as u32)
         .step_by(RECORD_ALIGN as usize)
@@ -375,7 +383,12 @@ fn told_by_seal(
 }
 
 /// The summary of a sealed segment, if it is that of the file found.
-fn trusted_summary(found: &Found, next: &Found, metadata: &dyn Metadata) -> Option<Summary> {
+fn trusted_summary(
+    files: &dyn Files,
+    found: &Found,
+    next: &Found,
+    metadata: &dyn Metadata,
+) -> Option<Summary> {
     let value = metadata.get(&summary::key(found.header.segment)).ok()??;
     let summary = Summary::decode(&value, &found.header)?;
     let expected = Position {
@@ -394,7 +407,11 @@ fn trusted_summary(found: &Found, next: &Found, metadata: &dyn Metadata) -> Opti
         ..expected
     };
     let mut seal = [0; RECORD_HEADER_BYTES as usize];
-    found.file.read_at(&mut seal, at.offset.into()).ok()?;
+    found
+        .file(files)
+        .ok()?
+        .read_at(&mut seal, at.offset.into())
+        .ok()?;
     let (seal, crc) = RecordHeader::decode(&seal, found.header.generation, at)?;
     (seal.kind == Kind::Seal && crc == summary.end.link).then_some(summary)
 }

@@ -4,6 +4,7 @@
 //! each header's statement "durable up to here" rests on that.
 
 use super::batch::Batch;
+use super::behind::Behind;
 use super::error::Failure;
 use super::file;
 use super::format::{
@@ -67,6 +68,7 @@ pub(crate) struct Writer {
     allotted: bool,
     path: PathBuf,
     batch: Batch,
+    behind: Behind,
     changes: Vec<Change>,
     durable: Position,
     next_index: u64,
@@ -103,6 +105,7 @@ impl Writer {
             path: file::path_of(dir, active.header.segment),
             active,
             batch: Batch::default(),
+            behind: Behind::default(),
             changes: Vec::new(),
             durable,
             next_index: reached.next_index,
@@ -204,10 +207,9 @@ impl Writer {
         let synced = file::sync(&*self.active.file, &self.path);
         lock(&self.sync_times).end(self.env.now());
         synced?;
-        self.durable = Position {
-            segment: self.active.header.segment,
-            offset: end,
-        };
+        let segment = self.active.header.segment;
+        self.durable = Position { segment, offset: end };
+        self.behind.synced(segment, &self.active.file, at, end.into());
         self.tell_room();
         Ok(())
     }

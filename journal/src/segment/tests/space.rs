@@ -27,7 +27,7 @@ fn provide(space: &Space) -> usize {
 #[test]
 fn spares_are_made_until_the_disk_is_full_and_again_when_it_is_not() {
     let node = Node::new(1);
-    let files = || redoubt_env::files::Files::free_space(&node.files, Path::new(DIR)).unwrap();
+    let files = || node.files.free_space();
     let one = space(&node);
     one.active_has(SEGMENT);
     assert_eq!(provide(&one), 3, "the next segment, and two of reserve");
@@ -88,8 +88,7 @@ fn the_spare_that_comes_next_is_filled_once_its_turn_is_near() {
 /// Appends until the storage has no more room than `until` and the disk is full; returns the next index. On a busy machine
 /// spares may be used faster than they are made: then it waits, as whoever admits data does.
 fn fill_up(node: &Node, storage: &Storage, from: u64, until: Room) -> u64 {
-    let is_full =
-        || redoubt_env::files::Files::free_space(&node.files, Path::new(DIR)).unwrap() < SEGMENT + 8192;
+    let is_full = || node.files.free_space() < SEGMENT + 8192;
     let mut next = from;
     let (tx, rx) = std::sync::mpsc::channel();
     loop {

@@ -1,7 +1,7 @@
 //! The report.
 
+use super::load::{Load, Run};
 use crate::cpu::Times;
-use crate::load::{Load, Run};
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 

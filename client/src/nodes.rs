@@ -7,8 +7,8 @@ use redoubt_env::{Env, planted};
 use redoubt_proto::v1::cluster_client::ClusterClient;
 use redoubt_proto::v1::journal_client::JournalClient;
 use redoubt_types::limits::{
-    CONNECT_DEADLINE, GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES,
-    KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, TAIL_WINDOW_BYTES,
+    CONNECT_DEADLINE, GRPC_CONNECTION_WINDOW_BYTES, GRPC_FRAME_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX,
+    GRPC_STREAM_WINDOW_BYTES, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, TAIL_WINDOW_BYTES,
 };
 use std::error::Error;
 use std::future::Future;
@@ -177,6 +177,7 @@ impl Nodes {
             .map_err(|e| Fault(format!("`{}` is no host:port: {e}", self.endpoints[node])))?
             .initial_stream_window_size(of_stream)
             .initial_connection_window_size(of_connection)
+            .max_frame_size(GRPC_FRAME_BYTES_MAX)
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);

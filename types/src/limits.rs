@@ -87,6 +87,8 @@ pub const ACK_EVERY: Duration = Duration::from_millis(1000);
 pub const GRPC_STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// HTTP/2 window of one connection, bytes.
 pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// HTTP/2 frame at most, bytes: a large entry in frames of the default 16 KB costs a wake-up each.
+pub const GRPC_FRAME_BYTES_MAX: u32 = 1024 * 1024;
 /// Deadline of one TCP connection attempt from client to node.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// How often a connection is pinged, so that a host that vanished is noticed also by an idle stream.

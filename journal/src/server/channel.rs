@@ -4,7 +4,8 @@ use hyper_util::rt::TokioIo;
 use redoubt_env::Env;
 use redoubt_env::net::{BoxFuture, Conn};
 use redoubt_types::limits::{
-    GRPC_CONNECTION_WINDOW_BYTES, GRPC_STREAM_WINDOW_BYTES, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, RPC_DEADLINE,
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_FRAME_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES, KEEPALIVE_EVERY,
+    KEEPALIVE_TIMEOUT, RPC_DEADLINE,
 };
 use std::io;
 use std::pin::Pin;
@@ -29,6 +30,7 @@ pub(crate) fn channel(env: &Env, address: &str) -> Channel {
     Endpoint::from_static("http://peer")
         .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(GRPC_FRAME_BYTES_MAX)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)

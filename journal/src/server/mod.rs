@@ -18,7 +18,9 @@ use redoubt_env::net::Listener;
 use redoubt_proto::v1::cluster_server::ClusterServer;
 use redoubt_proto::v1::journal_server::JournalServer;
 use redoubt_proto::v1::raft_server::{Raft, RaftServer};
-use redoubt_types::limits::{GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES};
+use redoubt_types::limits::{
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_FRAME_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES,
+};
 use replicas::ReplicaBoard;
 use std::io;
 use std::pin::{Pin, pin};
@@ -171,6 +173,7 @@ fn server() -> Server {
     Server::builder()
         .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(GRPC_FRAME_BYTES_MAX)
 }
 
 fn raft_limits<T: Raft>(raft: RaftServer<T>) -> RaftServer<T> {

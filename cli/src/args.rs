@@ -55,12 +55,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         into: String,
     },
-    /// Check the data directory of a journal node that does not run; nothing in it is changed.
+    /// Check what journal nodes hold: a directory of one that does not run, or all nodes of a running cluster.
     ///
-    /// Exit codes: 0 whole; 1 damaged; 2 it could not be checked.
+    /// Of a directory nothing is changed. A running node reads all that it holds, repairs what it finds damaged, and
+    /// counts the journal's chain anew; all of them must come to the same.
+    ///
+    /// Exit codes: 0 whole; 1 damaged; 2 not all could be checked.
     Verify {
         /// The directory, as the node's --dir.
-        path: PathBuf,
+        #[arg(required_unless_present = "endpoints", conflicts_with = "endpoints")]
+        path: Option<PathBuf>,
+        /// The nodes of the running cluster.
+        #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = endpoint)]
+        endpoints: Vec<String>,
+        /// The journal.
+        #[arg(long, default_value = "default", value_parser = JournalName::parse)]
+        journal: JournalName,
         /// How to print it.
         #[arg(long, value_enum, default_value = "table")]
         output: Output,

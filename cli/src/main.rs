@@ -64,7 +64,24 @@ async fn run(env: &Env, command: Command) -> Result<(), Failure> {
             follow,
         } => tail::run(&client(env, journal), from, follow).await,
         Command::Rebuild { journal, into } => rebuild::run(env, journal, into).await,
-        Command::Verify { path, output } => verify::run(env, &path, output),
+        Command::Verify {
+            path: Some(path),
+            output,
+            ..
+        } => verify::directory::run(env, &path, output),
+        Command::Verify {
+            path: None,
+            endpoints,
+            journal,
+            output,
+        } => {
+            let journal = Journal {
+                endpoints: endpoints.clone(),
+                journal,
+                cluster: None,
+            };
+            verify::cluster::run(&client(env, journal), &endpoints, output).await
+        }
         Command::Bootstrap { journal, timeout } => bootstrap::run(&client(env, journal), timeout).await,
         Command::Dev { command } => match command {
             DevCommand::Up(up) => dev::up::up(env, up.into_options()).await,

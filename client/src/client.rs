@@ -6,7 +6,7 @@ use crate::convert;
 use crate::error::ClientError;
 use crate::health::{Next, Want};
 use crate::nodes::{Fault, Nodes};
-use crate::nouns::{Description, NodeIdentity, NodeStatus, ReplicaReport};
+use crate::nouns::{CheckFound, Description, NodeIdentity, NodeStatus, ReplicaReport};
 use crate::reason::Reason;
 use crate::refusal::{Refused, Verdicts};
 use crate::tail::Tailer;
@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use redoubt_env::Env;
 use redoubt_proto::v1::{self, describe_response};
 use redoubt_types::limits::RPC_DEADLINE;
-use redoubt_types::{BootTime, ClusterId, JournalName, Offset};
+use redoubt_types::{BootTime, Chain, ClusterId, JournalName, Offset};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -65,6 +65,13 @@ impl Inner {
             ..Refused::default()
         })
     }
+}
+
+/// Silence after which a check is given up: a node that waits for a slow disk says nothing meanwhile.
+const CHECK_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+fn unavailable(fault: Fault) -> ClientError {
+    ClientError::Unavailable(fault.0)
 }
 
 /// What one node answered to a question.
@@ -200,6 +207,43 @@ impl Client {
             (nodes.endpoint(node).to_owned(), status)
         }))
         .await
+    }
+
+    /// Has the node at `endpoint` read all that it holds, the journal up to `until`; `told` hears of what it finds.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] when the node does not answer, or no more, [`ClientError::Refused`] when it refuses.
+    pub async fn check(
+        &self,
+        endpoint: &str,
+        until: Offset,
+        mut told: impl FnMut(CheckFound),
+    ) -> Result<(), ClientError> {
+        use v1::check_response::Found;
+        let nodes = &self.inner.nodes;
+        let mut cluster = nodes.cluster(self.node(endpoint)?).map_err(unavailable)?;
+        let request = v1::CheckRequest {
+            journal: self.inner.journal.clone(),
+            until: until.get(),
+        };
+        let opened = nodes.within(CHECK_SILENCE_MAX, cluster.check(request)).await;
+        let mut events = opened.map_err(unavailable)?;
+        loop {
+            let event = self.inner.env.timeout(CHECK_SILENCE_MAX, events.message()).await;
+            let event = event.map_err(|e| ClientError::Unavailable(e.to_string()))?;
+            let event = event.map_err(|status| unavailable(status.into()))?;
+            match event.and_then(|e| e.found) {
+                Some(Found::Read(read)) => told(CheckFound::Read {
+                    bytes: read.bytes,
+                    of: read.of,
+                }),
+                Some(Found::Damage(what)) => told(CheckFound::Damage(what)),
+                Some(Found::Unchecked(why)) => told(CheckFound::Unchecked(why)),
+                Some(Found::Chain(chain)) => told(CheckFound::Chain(Chain::from_u64(chain))),
+                Some(Found::Refused(refused)) => return Err(Refused::from_wire(&refused).into()),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Who the node at `endpoint` is.

@@ -1,7 +1,8 @@
 //! Between wire and nouns, at this crate's edge.
 
 use crate::nouns::{
-    Description, Grant, Member, NodeIdentity, NodeStatus, Position, ReplicaReport, Session, Writer,
+    Description, DiskStatus, Grant, Member, NodeIdentity, NodeStatus, Position, ReplicaReport, Session,
+    Writer,
 };
 use redoubt_proto::{InvalidField, v1};
 use redoubt_types::{BootTime, Chain, Db, Epoch, HolderId, Offset, WallTime};
@@ -143,6 +144,16 @@ pub(crate) fn report_to(r: &ReplicaReport) -> v1::ReplicaReport {
     }
 }
 
+fn disk(d: &v1::DiskStatus) -> DiskStatus {
+    DiskStatus {
+        condition: d.condition.clone(),
+        rot_met: d.rot_met,
+        ranges_repaired: d.ranges_repaired,
+        copies_mended: d.copies_mended,
+        passes: d.passes,
+    }
+}
+
 /// A node's status from the wire.
 pub(crate) fn status(s: &v1::StatusResponse) -> Result<NodeStatus, InvalidField> {
     let replicas = s.replicas.iter().map(|r| {
@@ -156,5 +167,6 @@ pub(crate) fn status(s: &v1::StatusResponse) -> Result<NodeStatus, InvalidField>
         description: s.description.as_ref().map(description).transpose()?,
         members: s.members.iter().map(member).collect::<Result<_, _>>()?,
         replicas: replicas.collect::<Result<_, InvalidField>>()?,
+        disk: s.disk.as_ref().map(disk).unwrap_or_default(),
     })
 }

@@ -24,7 +24,8 @@ pub use append::{AppendStart, Appended, Appender};
 pub use client::{Client, ClientConfig};
 pub use error::{AppendError, ClientError, TailError, WriterError};
 pub use nouns::{
-    Description, Grant, Member, NodeIdentity, NodeStatus, Position, Renewed, ReplicaReport, Session, Writer,
+    CheckFound, Description, DiskStatus, Grant, Member, NodeIdentity, NodeStatus, Position, Renewed,
+    ReplicaReport, Session, Writer,
 };
 pub use reason::Reason;
 pub use tail::{TailEvent, TailedEntry, Tailer};

@@ -98,6 +98,24 @@ pub struct Grant {
     pub sent_at: BootTime,
 }
 
+/// What a node that read all it holds tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckFound {
+    /// How far it is.
+    Read {
+        /// Bytes that were read so far.
+        bytes: u64,
+        /// Bytes that there are, as far as the node knows.
+        of: u64,
+    },
+    /// Something is damaged, in a sentence.
+    Damage(String),
+    /// Something could not be checked, in a sentence.
+    Unchecked(String),
+    /// The journal's chain up to the offset that was asked for, counted from the node's disk.
+    Chain(Chain),
+}
+
 /// A renewed lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renewed {
@@ -163,4 +181,21 @@ pub struct NodeStatus {
     pub members: Vec<Member>,
     /// Replicas as replays reported them lately: the replay's name, the report and its age.
     pub replicas: Vec<(String, ReplicaReport, Duration)>,
+    /// Its disk.
+    pub disk: DiskStatus,
+}
+
+/// How a node's disk is. Counts are since its process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// `well`, `slow`, `low` (no room for data) or `full` (no room at all); empty if the node doesn't say.
+    pub condition: String,
+    /// Times that a file could not be read as it was written.
+    pub rot_met: u64,
+    /// Ranges of the log that were fetched from other nodes.
+    pub ranges_repaired: u64,
+    /// Copies of the vote or the identity that were made again from the other one.
+    pub copies_mended: u64,
+    /// Times that all files were read again.
+    pub passes: u64,
 }

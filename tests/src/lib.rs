@@ -12,6 +12,7 @@
 
 mod abused;
 mod cluster;
+mod disk;
 mod equal;
 mod forward;
 mod journal;
@@ -25,6 +26,7 @@ mod watched;
 
 pub use abused::Abused;
 pub use cluster::{Component, DevCluster, Options};
+pub use disk::{flip, place_of};
 pub use equal::{assert_equal, differences, wait_equal};
 pub use forward::Forward;
 pub use journal::{contains, served, take_over_and_write};

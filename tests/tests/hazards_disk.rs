@@ -7,7 +7,7 @@
 )]
 
 use redis::aio::MultiplexedConnection;
-use redoubt_tests::{DevCluster, Options, Tokens, eventually};
+use redoubt_tests::{DevCluster, Options, Tokens, eventually, flip, place_of};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,16 +16,23 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A cluster whose processes have bad disks as long as their ids stand in the file that is returned.
 async fn with_bad_disks(bug: &str) -> (DevCluster, PathBuf, tempfile::TempDir) {
+    with(bug, &[]).await
+}
+
+/// As [`with_bad_disks`], of nodes with these arguments besides.
+async fn with(bug: &str, more: &[&str]) -> (DevCluster, PathBuf, tempfile::TempDir) {
     let keep = tempfile::tempdir().unwrap();
     let switch = keep.path().join("switch");
     let bugs: &'static str = format!("{bug}={}", switch.display()).leak();
+    // Small, so that they fill up soon.
+    let small = ["--segment-bytes=1048576", "--reserve-bytes=8388608"];
     let options = Options {
         bugs,
-        // Small, so that they fill up soon.
-        args: vec![
-            ("journal", "--segment-bytes=1048576".to_owned()),
-            ("journal", "--reserve-bytes=8388608".to_owned()),
-        ],
+        args: small
+            .iter()
+            .chain(more)
+            .map(|arg| ("journal", (*arg).to_owned()))
+            .collect(),
         ..Options::default()
     };
     (DevCluster::start(options).await, switch, keep)
@@ -151,5 +158,71 @@ async fn a_leader_whose_disk_is_slow_holds_nobody_up_and_gives_the_leadership_aw
     let outcome = tokens.stop().await;
     println!("longest gap {:?}", outcome.outage);
     cluster.assert_nothing_lost(&outcome).await;
+    cluster.down().await;
+}
+
+/// Waits until a node says `told`.
+async fn says(cluster: &DevCluster, node: &str, told: &str) {
+    eventually(told, Duration::from_secs(30), || async {
+        let log = cluster.log(node);
+        log.contains(told).then_some(()).ok_or(log)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn h04_h07_a_disk_rots_one_fills_up_and_a_node_is_killed_in_turn_under_load() {
+    let (mut cluster, switch, _keep) = with("full_disk", &["--scrub-every=1"]).await;
+    let mut proxy = redoubt_tests::connect(cluster.port("proxy-1")).await;
+    let word = b"[stands nowhere else]".repeat(100);
+    redis::cmd("SET")
+        .arg("word")
+        .arg(&word)
+        .exec_async(&mut proxy)
+        .await
+        .unwrap();
+    let tokens = Tokens::start(cluster.port("proxy-1"), WRITERS, "turn");
+    tokens.progress(200, SOON).await;
+    for turn in 0..3 {
+        let rots = format!("journal-{}", 1 + turn % 3);
+        let repaired = cluster.log(&rots).matches("repaired what rotted").count();
+        let (path, at) = place_of(&cluster, &rots, &word);
+        flip(&path, at + 50);
+        eventually("a repair", Duration::from_secs(30), || async {
+            let log = cluster.log(&rots);
+            (log.matches("repaired what rotted").count() > repaired)
+                .then_some(())
+                .ok_or(log)
+        })
+        .await;
+        tokens.progress(100, SOON).await;
+
+        let fills = cluster.leader().await;
+        let handed_over = cluster.log(&fills).matches("hands the leadership over").count();
+        std::fs::write(&switch, ids(&cluster, &[&fills])).unwrap();
+        eventually("a full disk", Duration::from_secs(30), || async {
+            write_big(&mut proxy.clone(), turn)
+                .await
+                .map_err(|e| e.to_string())?;
+            let log = cluster.log(&fills);
+            (log.matches("hands the leadership over").count() > handed_over)
+                .then_some(())
+                .ok_or(log)
+        })
+        .await;
+        tokens.progress(100, SOON).await;
+        std::fs::remove_file(&switch).unwrap();
+        says(&cluster, &fills, "there is room on the disk again").await;
+
+        let killed = cluster.leader().await;
+        let old = cluster.kill(&killed);
+        cluster.restarted(&killed, old).await;
+        tokens.progress(100, SOON).await;
+    }
+    let outcome = tokens.stop().await;
+    cluster.assert_nothing_lost(&outcome).await;
+    let endpoints = cluster.endpoints().join(",");
+    let (code, out, err) = cluster.redoubt(&["verify", "--endpoints", &endpoints]).await;
+    assert_eq!(code, 0, "{out}{err}");
     cluster.down().await;
 }

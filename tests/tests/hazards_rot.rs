@@ -8,10 +8,10 @@
 
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
-    DevCluster, Options, Tokens, assert_catches, assert_equal, connect, eventually, served, wait_equal,
+    DevCluster, Options, Tokens, assert_catches, assert_equal, connect, eventually, flip, served, wait_equal,
 };
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -37,35 +37,9 @@ async fn write_values(proxy: &mut MultiplexedConnection) {
 
 /// Where value `n` lies on the disk of `node`: the file and a byte in the middle of it.
 fn place_of(cluster: &DevCluster, node: &str, n: usize) -> (PathBuf, u64) {
-    let value = value(n);
-    let mut dirs = vec![cluster.dir.join(node).join("data")];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir).expect("a directory") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                dirs.push(path);
-                continue;
-            }
-            let bytes = std::fs::read(&path).expect("a file");
-            // The first bytes are enough to find it: they stand nowhere else.
-            if let Some(at) = bytes.windows(64).position(|w| w == &value[..64]) {
-                return (path, at as u64 + 5000);
-            }
-        }
-    }
-    panic!("value {n} is not on the disk of {node}");
-}
-
-/// Changes one bit on the disk, or changes it back.
-fn flip(path: &Path, at: u64) {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("a file");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("a byte");
-    file.write_all_at(&[byte[0] ^ 0x20], at).expect("a byte");
+    // The first bytes are enough to find it: they stand nowhere else.
+    let (path, at) = redoubt_tests::place_of(cluster, node, &value(n)[..64]);
+    (path, at + 5000)
 }
 
 #[tokio::test]
@@ -304,5 +278,63 @@ async fn h07_rot_is_found_and_repaired_while_the_cluster_serves() {
         let (code, out, err) = cluster.redoubt(&["verify", &path.to_string_lossy()]).await;
         assert_eq!(code, 0, "{out}{err}");
     }
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn verify_of_a_running_cluster_has_every_node_read_all_it_holds() {
+    let mut cluster = DevCluster::start(Options::default()).await;
+    write_values(&mut connect(cluster.port("proxy-1")).await).await;
+    let tokens = Tokens::start(cluster.port("proxy-1"), 2, "verify");
+    let endpoints = cluster.endpoints().join(",");
+    let verify = async || {
+        let args = ["verify", "--endpoints", &endpoints, "--output", "json"];
+        let (code, out, err) = cluster.redoubt(&args).await;
+        let told: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+        (code, told, err)
+    };
+    let (code, told, err) = verify().await;
+    assert_eq!((code, told["whole"].as_bool()), (0, Some(true)), "{told} {err}");
+    for node in told["nodes"].as_array().unwrap() {
+        assert_eq!(node["chain"], told["chain"], "{told}");
+        assert!(
+            node["bytes"].as_u64() > Some(VALUES as u64 * (10 << 10)),
+            "{told}"
+        );
+    }
+
+    // What rotted is told, repaired by the node itself, and then all is whole again.
+    let node = cluster.of_kind("journal").remove(0);
+    let (path, at) = place_of(&cluster, &node.name, 30);
+    flip(&path, at);
+    let (code, told, err) = verify().await;
+    assert_eq!(code, 1, "{told} {err}");
+    assert!(err.contains(&node.address), "{err}");
+    let damage = told["nodes"][0]["damage"].to_string();
+    assert!(damage.contains("editlog-"), "{told}");
+    eventually("a whole cluster", Duration::from_secs(30), || async {
+        match verify().await {
+            (0, ..) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let (_, out, _) = cluster
+        .redoubt(&["status", "--endpoints", &endpoints, "--output", "json"])
+        .await;
+    let status: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let disk = &status["nodes"][0]["disk"];
+    assert_eq!(
+        (&disk["condition"], &disk["ranges_repaired"]),
+        (&"well".into(), &1.into()),
+        "{out}"
+    );
+
+    // A node that is not there can't be checked.
+    cluster.dev("stop", &node.name).await;
+    let (code, told, err) = verify().await;
+    assert_eq!(code, 2, "{told} {err}");
+    let outcome = tokens.stop().await;
+    cluster.assert_nothing_lost(&outcome).await;
     cluster.down().await;
 }

@@ -1,6 +1,6 @@
 //! `redoubt status` for people.
 
-use super::view::{NodeView, ReplicaView, View, WriterView};
+use super::view::{DiskView, NodeView, ReplicaView, View, WriterView};
 use crate::duration;
 use crate::output;
 use comfy_table::Table;
@@ -88,7 +88,7 @@ fn session(writer: &WriterView) -> String {
 
 fn nodes(nodes: &[NodeView]) -> String {
     let mut table = plain();
-    table.set_header(["NODE", "ADDRESS", "ROLE", "TAIL", "COMMITTED", "VERSION"]);
+    table.set_header(["NODE", "ADDRESS", "ROLE", "TAIL", "COMMITTED", "DISK", "VERSION"]);
     for node in nodes {
         let role = node.role.as_deref().unwrap_or("unreachable");
         table.add_row([
@@ -97,10 +97,21 @@ fn nodes(nodes: &[NodeView]) -> String {
             role,
             &or_dash(node.tail),
             &or_dash(node.committed),
+            &or_dash(node.disk.as_ref().map(disk)),
             &or_dash(node.version.as_ref()),
         ]);
     }
     output::table(&table)
+}
+
+/// In a few words: what was set right is told as long as the process runs.
+fn disk(disk: &DiskView) -> String {
+    let mended = disk.ranges_repaired + disk.copies_mended;
+    match (disk.rot_met, mended) {
+        (0, 0) => disk.condition.clone(),
+        (met, 0) => format!("{}, damage met {met}x", disk.condition),
+        (_, mended) => format!("{}, repaired {mended}x", disk.condition),
+    }
 }
 
 fn replicas(replicas: &[ReplicaView]) -> String {

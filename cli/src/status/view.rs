@@ -99,10 +99,27 @@ pub(crate) struct NodeView {
     pub(crate) tail: Option<u64>,
     /// End of what it knows to be committed.
     pub(crate) committed: Option<u64>,
+    /// Its disk.
+    pub(crate) disk: Option<DiskView>,
     /// Its program's version.
     pub(crate) version: Option<String>,
     /// Why it did not answer.
     pub(crate) error: Option<String>,
+}
+
+/// A node's disk. Counts are since its process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct DiskView {
+    /// `well`, `slow`, `low` (no room for data) or `full` (no room at all).
+    pub(crate) condition: String,
+    /// Times that a file could not be read as it was written; the same damage may be met again until it is repaired.
+    pub(crate) rot_met: u64,
+    /// Ranges of the log that were fetched from other nodes.
+    pub(crate) ranges_repaired: u64,
+    /// Copies of the vote or the identity that were made again from the other one.
+    pub(crate) copies_mended: u64,
+    /// Times that all files were read again.
+    pub(crate) passes: u64,
 }
 
 /// A replica.
@@ -259,6 +276,13 @@ fn node((endpoint, status): &Asked) -> NodeView {
             role: Some(status.role.clone()),
             tail: status.description.as_ref().map(|d| d.position.tail.get()),
             committed: status.description.as_ref().map(|d| d.position.pending_end.get()),
+            disk: Some(DiskView {
+                condition: status.disk.condition.clone(),
+                rot_met: status.disk.rot_met,
+                ranges_repaired: status.disk.ranges_repaired,
+                copies_mended: status.disk.copies_mended,
+                passes: status.disk.passes,
+            }),
             version: Some(status.identity.version.clone()),
             error: None,
         },

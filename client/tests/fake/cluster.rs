@@ -7,6 +7,12 @@ use tonic::{Request, Response, Status};
 
 #[tonic::async_trait]
 impl Cluster for Service {
+    type CheckStream = futures_util::stream::Empty<Result<v1::CheckResponse, Status>>;
+
+    async fn check(&self, _: Request<v1::CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        Err(Status::unimplemented("a fake holds nothing"))
+    }
+
     async fn identify(
         &self,
         _: Request<v1::IdentifyRequest>,
@@ -58,6 +64,7 @@ impl Cluster for Service {
             description: Some(self.description(true)),
             members: Vec::new(),
             replicas: Vec::new(),
+            disk: None,
         }))
     }
 }

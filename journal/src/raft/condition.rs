@@ -40,6 +40,16 @@ impl Condition {
         }
     }
 
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Condition::Well => "well",
+            Condition::Slow => "slow",
+            Condition::Low => "low",
+            Condition::Full => "full",
+        }
+    }
+
     fn has_room(self) -> bool {
         self < Condition::Low
     }

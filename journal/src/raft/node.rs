@@ -10,7 +10,9 @@ use super::pages::Pages;
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig, log_id_from_disk};
 use crate::append::{Command, Genesis, IndexEntry, Seek, Verdict};
-use crate::segment::{ClusterMembershipSeed, Identity, LogId, LogRecord, ReadError, Recovered, Rot, Storage};
+use crate::segment::{
+    Checked, ClusterMembershipSeed, DiskTally, Identity, LogId, LogRecord, ReadError, Recovered, Rot, Storage,
+};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
@@ -192,6 +194,24 @@ impl Node {
         let records = self.records(first, end, RAFT_BATCH_BYTES_MAX as u64).await;
         let last = self.last_log_id();
         fetched(records.map_err(|e| e.to_string())?, before, last, committed_end)
+    }
+
+    /// What went wrong on the disk since the node was opened.
+    pub fn tally(&self) -> DiskTally {
+        self.storage.tally()
+    }
+
+    /// Bytes of the log's files.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn log_bytes(&self) -> std::io::Result<u64> {
+        self.storage.bytes()
+    }
+
+    /// Reads all files again, as of [`Storage::check`].
+    pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
+        self.storage.check(pace)
     }
 
     /// Becomes `Some` with the first damage that is found on this node's disk.

@@ -14,6 +14,7 @@ use super::slow::SyncTimes;
 use super::space::Space;
 use super::state::{Shared, lock};
 use super::summary;
+use super::tally::DiskTally;
 use super::writer::Writer;
 use redoubt_env::files::DirLock;
 use std::collections::VecDeque;
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) failed: watch::Sender<Option<Failure>>,
     /// The first damage that was found since the directory was opened.
     pub(crate) rot: watch::Sender<Option<Rot>>,
+    pub(crate) tally: Mutex<DiskTally>,
     pub(crate) options: Options,
     pub(crate) dir: PathBuf,
     /// Weak: whoever closed the storage may open the metadata again.
@@ -112,6 +114,7 @@ impl Core {
             closed: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             rot: watch::Sender::new(None),
+            tally: Mutex::default(),
             options,
             dir,
         }
@@ -145,6 +148,7 @@ impl Core {
                 tracing::error!(%path, offset, %error, "what was durable can't be read any more, and that can't be noted")
             }
         }
+        lock(&self.tally).rot_met += 1;
         keep_first(&self.rot, rot.clone());
     }
 

@@ -40,6 +40,15 @@ fn number_behind(prefix: &str, name: &str) -> Option<u32> {
     digits.parse().ok().filter(|n| n & PATCH_BIT == 0)
 }
 
+/// Bytes of the segments and patches in `dir`.
+pub(crate) fn bytes_in(files: &dyn Files, dir: &Path) -> io::Result<u64> {
+    let names = files.list(dir)?;
+    let numbers = names.iter().filter_map(|n| number_of(n).or_else(|| patch_of(n)));
+    numbers
+        .map(|number| files.open(&path_of(dir, number), Mode::Read)?.len())
+        .sum()
+}
+
 /// Writes zeros from `from` up to `to`.
 pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     let slices = [IoSlice::new(&ZEROS); ZERO_SLICES_MAX as usize];

@@ -30,6 +30,7 @@ mod space;
 mod state;
 mod storage;
 mod summary;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -47,3 +48,4 @@ pub use salvage::Salvage;
 pub use scrub::{Checked, Rot};
 pub use space::Room;
 pub use storage::Storage;
+pub use tally::DiskTally;

@@ -33,6 +33,14 @@ pub struct Salvage {
 }
 
 impl Salvage {
+    /// Bytes of the files in `dir` that [`Salvage::open`] reads.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn bytes_in(env: &Env, dir: &Path) -> std::io::Result<u64> {
+        super::file::bytes_in(&**env.files(), dir)
+    }
+
     /// Reads all of `dir`, but what the summaries in `metadata` tell of. `progress` hears of each file's bytes. Blocks.
     ///
     /// # Errors

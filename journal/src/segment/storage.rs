@@ -2,6 +2,7 @@
 
 use super::core::{Core, Done, Op};
 use super::error::{Failure, OpenError, ReadError};
+use super::file;
 use super::metadata::{KeyValue, Metadata};
 use super::model::{Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, Recovered, Vote};
 use super::open;
@@ -11,6 +12,7 @@ use super::scrub::{Checked, Rot, Scrub};
 use super::slots::SLOT_PAYLOAD_BYTES_MAX;
 use super::space::Room;
 use super::state::lock;
+use super::tally::DiskTally;
 use redoubt_env::Env;
 use redoubt_env::files::Files;
 use std::io;
@@ -165,6 +167,19 @@ impl Storage {
     /// mended at once. Blocks; not for [`Execution::Manual`], whose turns would be missing.
     pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
         check(&self.handle.core, self.handle.env.files(), pace, || self.work())
+    }
+
+    /// What went wrong on the disk since the storage was opened.
+    pub fn tally(&self) -> DiskTally {
+        *lock(&self.handle.core.tally)
+    }
+
+    /// Bytes of the log's files.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn bytes(&self) -> io::Result<u64> {
+        file::bytes_in(&**self.handle.env.files(), &self.handle.core.dir)
     }
 
     /// Whether syncs have taken long for a while.
@@ -409,6 +424,11 @@ fn check(
         Err(_) => checked
             .unchecked
             .push("the vote and the identity: the storage has ended".to_owned()),
+    }
+    {
+        let mut tally = lock(&core.tally);
+        tally.copies_mended += checked.mended.len() as u64;
+        tally.passes += 1;
     }
     for name in &checked.mended {
         tracing::error!("one of the two copies in {name} was damaged, and was made again from the other");

@@ -1,31 +1,69 @@
 //! `redoubt.v1.Cluster`: identity, bootstrap, status.
 
 use super::answer::{invalid, refusal};
-use super::journal::describe;
+use super::journal::{check, describe};
 use super::replicas::ReplicaBoard;
 use crate::raft::Node;
-use crate::segment::{ClusterMembershipSeed, SeedMember};
+use crate::segment::{ClusterMembershipSeed, DiskTally, SeedMember};
+use crate::verify::{Found, live};
+use futures_util::stream::{self, BoxStream, StreamExt};
 use redoubt_proto::v1::cluster_server::Cluster;
 use redoubt_proto::{InvalidField, cluster_id, node_id, replid, v1};
+use redoubt_types::Offset;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, mpsc};
 use tonic::{Request, Response, Status};
 use v1::Reason;
 
 /// Members of a first membership at most: Raft groups larger than this only get slower.
 const MEMBERS_MAX: usize = 9;
 
+/// What a check has found and its caller has not heard of yet, at most.
+const CHECK_EVENTS_AHEAD: usize = 16;
 /// How long Status waits for a quorum's word.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) struct ClusterService {
     node: Arc<Node>,
     board: Arc<ReplicaBoard>,
+    /// What was counted before the node was opened.
+    earlier: DiskTally,
+    /// Held by a check: one at a time.
+    checking: Arc<Mutex<()>>,
+}
+
+fn check_event(found: Found) -> v1::CheckResponse {
+    use v1::check_response::Found as Wire;
+    v1::CheckResponse {
+        found: Some(match found {
+            Found::Read { bytes, of } => Wire::Read(v1::CheckRead { bytes, of }),
+            Found::Damage(what) => Wire::Damage(what),
+            Found::Unchecked(why) => Wire::Unchecked(why),
+            Found::Chain(chain) => Wire::Chain(chain.get()),
+        }),
+    }
 }
 
 impl ClusterService {
-    pub(super) fn new(node: Arc<Node>, board: Arc<ReplicaBoard>) -> Self {
-        ClusterService { node, board }
+    pub(super) fn new(node: Arc<Node>, board: Arc<ReplicaBoard>, earlier: DiskTally) -> Self {
+        ClusterService {
+            node,
+            board,
+            earlier,
+            checking: Arc::default(),
+        }
+    }
+
+    fn disk(&self) -> v1::DiskStatus {
+        let tally = self.earlier + self.node.tally();
+        v1::DiskStatus {
+            condition: self.node.condition().name().to_owned(),
+            rot_met: tally.rot_met,
+            ranges_repaired: tally.ranges_repaired,
+            copies_mended: tally.copies_mended,
+            passes: tally.passes,
+        }
     }
 
     fn identity(&self) -> v1::IdentifyResponse {
@@ -81,6 +119,31 @@ fn seed(request: &v1::BootstrapRequest) -> Result<ClusterMembershipSeed, Invalid
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
+    type CheckStream = BoxStream<'static, Result<v1::CheckResponse, Status>>;
+
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        let r = request.into_inner();
+        let alone = self.checking.clone().try_lock_owned();
+        let refused = match (check(&self.node, "", &r.journal), alone) {
+            (Err(refused), _) => refused,
+            (_, Err(_)) => refusal(Reason::NotReady, "it is being checked already"),
+            (Ok(()), Ok(alone)) => {
+                let (found, events) = mpsc::channel(CHECK_EVENTS_AHEAD);
+                let until = Offset::new(r.until);
+                let task = self.node.env().spawn(live(self.node.clone(), until, found));
+                let events = stream::unfold((events, task, alone), |(mut events, task, alone)| async move {
+                    let found = events.recv().await?;
+                    Some((Ok(check_event(found)), (events, task, alone)))
+                });
+                return Ok(Response::new(events.boxed()));
+            }
+        };
+        let refused = v1::CheckResponse {
+            found: Some(v1::check_response::Found::Refused(refused)),
+        };
+        Ok(Response::new(stream::iter([Ok(refused)]).boxed()))
+    }
+
     async fn identify(
         &self,
         _request: Request<v1::IdentifyRequest>,
@@ -125,6 +188,7 @@ impl Cluster for ClusterService {
                 })
                 .collect(),
             replicas: self.board.fresh(self.node.env()),
+            disk: Some(self.disk()),
         }))
     }
 }

@@ -148,7 +148,7 @@ impl JournalService {
     }
 }
 
-fn check(node: &Node, cluster: &str, journal: &str) -> Result<(), v1::Refusal> {
+pub(super) fn check(node: &Node, cluster: &str, journal: &str) -> Result<(), v1::Refusal> {
     if journal != JOURNAL {
         return Err(refusal(
             Reason::UnknownJournal,

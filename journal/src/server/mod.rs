@@ -9,7 +9,7 @@ mod replicas;
 pub(crate) use channel::channel;
 
 use crate::raft::{Node, NodeConfig, NodeError, RaftService, Repair};
-use crate::segment::{Gap, OpenError};
+use crate::segment::{DiskTally, Gap, OpenError};
 use cluster::ClusterService;
 use futures_util::stream::{self, Stream};
 use journal::JournalService;
@@ -38,11 +38,15 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), NodeError> {
     let mut stop = pin!(stop);
+    let mut tally = DiskTally::default();
     loop {
-        let Some(node) = open(&env, &config, stop.as_mut()).await? else {
+        let Some((node, repaired)) = open(&env, &config, stop.as_mut()).await? else {
             return Ok(());
         };
-        match live(&env, node, stop.as_mut()).await? {
+        tally.ranges_repaired += repaired;
+        let (life, counted) = live(&env, node, tally, stop.as_mut()).await?;
+        tally = tally + counted;
+        match life {
             Life::Stopped => return Ok(()),
             Life::Repair => {}
         }
@@ -57,12 +61,12 @@ enum Life {
     Repair,
 }
 
-/// Opens the node, repaired if need be. `None` when `stop` came first.
+/// Opens the node, repaired if need be, in so many ranges. `None` when `stop` came first.
 async fn open(
     env: &Env,
     config: &NodeConfig,
     mut stop: Pin<&mut (impl Future<Output = ()> + Send)>,
-) -> Result<Option<Arc<Node>>, NodeError> {
+) -> Result<Option<(Arc<Node>, u64)>, NodeError> {
     let mut closed = Vec::new();
     loop {
         match Node::open(env.clone(), config.clone()).await {
@@ -80,17 +84,19 @@ async fn open(
                     None => return Ok(None),
                 }
             }
-            opened => return opened.map(Some),
+            opened => return opened.map(|node| Some((node, closed.len() as u64))),
         }
     }
 }
 
-/// Serves until `stop` resolves, the node can't go on, or its disk is to be repaired. The node has ended in order then.
+/// Serves until `stop` resolves, the node can't go on, or its disk is to be repaired. The node has ended in order then. `earlier`
+/// was counted before; returns what was counted meanwhile.
 async fn live(
     env: &Env,
     node: Arc<Node>,
+    earlier: DiskTally,
     stop: Pin<&mut (impl Future<Output = ()> + Send)>,
-) -> Result<Life, NodeError> {
+) -> Result<(Life, DiskTally), NodeError> {
     // Listens only now that its state is what its log says: a connection that is accepted and not served would
     // have peers wait where they should look elsewhere.
     let listener = match listen(env, node.config()).await {
@@ -103,7 +109,7 @@ async fn live(
     let id = node.identity().node;
     tracing::info!(name = node.config().name, %id, address = node.config().address, "listening");
     let (_alive, life) = watch::channel(());
-    let serving = serve(node.clone(), listener, life);
+    let serving = serve(node.clone(), earlier, listener, life);
     let result = tokio::select! {
         biased; // an ordered stop is not a failure, whatever ends with it
         () = stop => Ok(Life::Stopped),
@@ -119,7 +125,7 @@ async fn live(
     match result? {
         // A life that has not ended may give a vote that the next one knows nothing of (H5).
         Life::Repair if !in_order => Err(NodeError::Raft("it did not end in order".into())),
-        life => Ok(life),
+        life => Ok((life, node.tally())),
     }
 }
 
@@ -183,12 +189,13 @@ fn raft_limits<T: Raft>(raft: RaftServer<T>) -> RaftServer<T> {
 
 async fn serve(
     node: Arc<Node>,
+    earlier: DiskTally,
     listener: Box<dyn Listener>,
     life: watch::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
     let board = Arc::new(ReplicaBoard::default());
     let journal = JournalServer::new(JournalService::new(node.clone(), board.clone()));
-    let cluster = ClusterServer::new(ClusterService::new(node.clone(), board));
+    let cluster = ClusterServer::new(ClusterService::new(node.clone(), board, earlier));
     let raft = RaftServer::new(RaftService::new(node));
     server()
         .add_service(journal.max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))

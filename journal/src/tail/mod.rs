@@ -62,6 +62,17 @@ pub enum TailError {
     },
 }
 
+impl TailError {
+    /// Whether it says that something on this node's disk is damaged.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            TailError::Damaged { source, .. } => matches!(source, ReadError::Damaged { .. }),
+            TailError::Confused { .. } => true,
+            TailError::NotReady(_) | TailError::BeyondEnd { .. } => false,
+        }
+    }
+}
+
 /// One reader's place.
 pub struct Cursor {
     node: Arc<Node>,

@@ -1,5 +1,5 @@
 use super::*;
-use redoubt_client::{NodeIdentity, Position, Session};
+use redoubt_client::{DiskStatus, NodeIdentity, Position, Session};
 use redoubt_types::{Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, NodeId, ReplId, RunId};
 
 fn replid(n: u8) -> ReplId {
@@ -63,6 +63,10 @@ fn status(endpoint: &str, role: &str, description: Description) -> Asked {
         description: Some(description),
         members: Vec::new(),
         replicas: Vec::new(),
+        disk: DiskStatus {
+            condition: "well".into(),
+            ..DiskStatus::default()
+        },
     };
     (endpoint.to_owned(), Ok(status))
 }

@@ -1,17 +1,14 @@
-//! `redoubt verify`: whether one node's data directory is whole.
+//! `redoubt verify PATH`: whether one node's data directory is whole.
 
+use super::{advance, bar};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use redoubt_env::Env;
 use redoubt_journal::segment::OpenError;
 use redoubt_journal::verify::{Progress, Report, directory, is_damage};
 use serde::Serialize;
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
-
-/// How often the progress is said.
-const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What is printed. Offsets and sizes are bytes.
 #[derive(Debug, Default, Serialize)]
@@ -55,19 +52,16 @@ impl View {
 /// # Errors
 /// Damage, or that it could not be checked.
 pub(crate) fn run(env: &Env, path: &Path, output: Output) -> Result<(), Failure> {
-    let mut said_at = env.now();
-    let tells = std::io::stderr().is_terminal();
+    let bar = bar("reading");
     let progress = |at: Progress| {
-        let now = env.now();
-        if tells && now.since(said_at) >= SAY_EVERY {
-            said_at = now;
-            output::note(&match at.replayed {
-                0 => format!("  {} MB read", at.bytes >> 20),
-                n => format!("  replayed up to record {n}"),
-            });
+        advance(&bar, at.bytes, at.of);
+        if at.replayed > 0 {
+            bar.set_message(format!("{} records replayed", at.replayed));
         }
     };
-    let view = match directory(env, path, progress) {
+    let checked = directory(env, path, progress);
+    bar.finish_and_clear();
+    let view = match checked {
         Ok(report) => View::of(&report),
         Err(e) if is_damage(&e) => View {
             damage: vec![e.to_string()],

@@ -1,7 +1,12 @@
-//! Checks one node's data directory, nothing in it being changed.
+//! Checks what a node holds: here, a directory that no node runs on, nothing in it being changed; in [`live`], a node that
+//! runs.
 //!
 //! Every checksum of every file is looked at, and what is committed is replayed through admission, which checks each
 //! entry's own checksum and the chain over the stream.
+
+mod live;
+
+pub use live::{Found, live};
 
 use crate::append::{Admission, Command, Position};
 use crate::segment::{MapMetadata, OpenError, ReadError, RecordKind, Salvage};
@@ -36,9 +41,11 @@ pub struct Report {
 /// How far a check is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Bytes that were read.
+    /// Bytes of files that were read.
     pub bytes: u64,
-    /// Records that were replayed, behind which `records` is reached.
+    /// All that there are.
+    pub of: u64,
+    /// Records that were replayed.
     pub replayed: u64,
 }
 
@@ -47,10 +54,16 @@ pub struct Progress {
 /// # Errors
 /// When it could not be checked ([`is_damage`] is false for that), or is damaged in a way that no start mends.
 pub fn directory(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Result<Report, OpenError> {
+    // What can't be listed is told when it is read.
+    let of = Salvage::bytes_in(env, dir).unwrap_or_default();
     let mut bytes = 0;
     let mut scanned = |more| {
         bytes += more;
-        progress(Progress { bytes, replayed: 0 });
+        progress(Progress {
+            bytes,
+            of,
+            replayed: 0,
+        });
     };
     let salvage = Salvage::open(env, dir, &MapMetadata::default(), &mut scanned)?;
     let mended = "; the next start fetches what is missing from the other nodes";
@@ -62,7 +75,7 @@ pub fn directory(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> R
         format!("the header of editlog-{n:010} is damaged; it is read all the same, as long as the seal before it is whole")
     });
     let mut damage: Vec<String> = copies.chain(headers).chain(gaps).collect();
-    let position = match replay(&salvage, |replayed| progress(Progress { bytes, replayed })) {
+    let position = match replay(&salvage, |replayed| progress(Progress { bytes, of, replayed })) {
         Ok(position) => position.filter(|_| salvage.gaps().is_empty()),
         Err(what) => {
             damage.push(what);

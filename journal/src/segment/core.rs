@@ -3,6 +3,7 @@
 //! Promises that answers come in the order of submission, each after everything before it is durable, and
 //! that the first failed write or sync is the last: all later operations fail with it.
 
+use super::end::END;
 use super::error::Failure;
 use super::metadata::{KeyValue, Metadata};
 use super::model::{Identity, LogRecord, Options, Vote};
@@ -22,6 +23,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Called once, when what it was submitted with is durable or has failed. Must not block.
@@ -90,6 +92,10 @@ pub(crate) struct Core {
     /// Weak: whoever closed the storage may open the metadata again.
     metadata: Weak<dyn Metadata>,
 }
+
+/// How long the log is quiet before the file beside it is written. Longer than the pauses of a log that is in use: it costs
+/// two syncs.
+const TESTIFY_AFTER: Duration = Duration::from_secs(1);
 
 type Answer = (Done, Result<(), Failure>);
 
@@ -192,7 +198,7 @@ impl Core {
     pub(crate) fn run(&self) {
         while self.wait() {
             if self.turn() == 0 {
-                self.idle();
+                self.idle(false);
             }
         }
         lock(&self.io).take();
@@ -200,17 +206,20 @@ impl Core {
         self.fail_if_closed();
     }
 
-    /// Waits for an operation, or until the log was quiet for so long that it wants a mark. `false` when it is
-    /// over.
+    /// Waits for an operation, or until the log was quiet for so long that it wants a mark, or to be testified to. `false`
+    /// when it is over.
     fn wait(&self) -> bool {
-        let wants_mark = match &*lock(&self.io) {
+        let quiet_for = match &*lock(&self.io) {
             None => return false,
-            Some(io) => self.failed.borrow().is_none() && io.writer.wants_mark(),
+            Some(_) if self.failed.borrow().is_some() => None,
+            Some(io) if io.writer.wants_mark() => Some(self.options.idle_after),
+            Some(io) if io.writer.wants_witness() => Some(TESTIFY_AFTER),
+            Some(_) => None,
         };
         let mut queue = lock(&self.queue);
         while queue.ops.is_empty() && !queue.abandoned {
-            if wants_mark {
-                let waited = self.wake.wait_timeout(queue, self.options.idle_after);
+            if let Some(quiet_for) = quiet_for {
+                let waited = self.wake.wait_timeout(queue, quiet_for);
                 let (q, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
                 if timeout.timed_out() {
                     return !q.abandoned;
@@ -252,15 +261,20 @@ impl Core {
         count
     }
 
-    /// Marks the log durable up to its end, unless it is marked already.
-    pub(crate) fn idle(&self) {
+    /// Marks the log durable up to its end; where that is done, has the file beside the log say so. `all`: both.
+    pub(crate) fn idle(&self, all: bool) {
         if self.failed.borrow().is_some() {
             return;
         }
-        if let Some(io) = lock(&self.io).as_mut()
-            && io.writer.wants_mark()
-            && let Err(failure) = io.writer.mark()
-        {
+        let mut io = lock(&self.io);
+        let Some(io) = io.as_mut() else { return };
+        let marks = io.writer.wants_mark();
+        let done = if marks { io.writer.mark() } else { Ok(()) };
+        let done = match marks && !all {
+            true => done,
+            false => done.and_then(|()| io.writer.testify()),
+        };
+        if let Err(failure) = done {
             self.fail(failure);
         }
     }
@@ -383,17 +397,25 @@ impl Turn<'_> {
                 Err(failure) => return self.fail(failure),
             }
         }
+        match io.writer.mend_end() {
+            Ok(true) => mended.push(END),
+            Ok(false) => {}
+            Err(failure) => return self.fail(failure),
+        }
         answer(mended);
     }
 
     fn close(&mut self, slot: &mut Option<Io>, done: Done) {
         if let Some(io) = slot.as_mut() {
             self.settle(&mut io.writer);
-            if self.core.failed.borrow().is_none()
-                && io.writer.wants_mark()
-                && let Err(failure) = io.writer.mark()
-            {
-                self.fail(failure);
+            if self.core.failed.borrow().is_none() {
+                let marked = match io.writer.wants_mark() {
+                    true => io.writer.mark(),
+                    false => Ok(()),
+                };
+                if let Err(failure) = marked.and_then(|()| io.writer.testify()) {
+                    self.fail(failure);
+                }
             }
             if let Err(error) = io.metadata.flush() {
                 tracing::warn!(%error, "could not flush the metadata: what it lacks is rebuilt");

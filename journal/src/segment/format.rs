@@ -69,6 +69,47 @@ pub(crate) struct SegmentHeader {
     pub(crate) durable: Position,
     /// The index that the next record has, as of the writing.
     pub(crate) next_index: u64,
+    /// What the header before says, in case that its block is lost.
+    pub(crate) before: Option<HeaderCopy>,
+}
+
+/// What a header block says, without what that says of the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeaderCopy {
+    pub(crate) generation: u64,
+    pub(crate) follows: Follows,
+    pub(crate) previous_end: Position,
+    pub(crate) previous_link: u32,
+    pub(crate) durable: Position,
+    pub(crate) next_index: u64,
+    /// The block's checksum, which the segment's first record links to.
+    pub(crate) crc: u32,
+}
+
+/// Bytes at the front of a header block that say something.
+pub(crate) const HEADER_FRONT_BYTES: usize = 128;
+/// Where the block has the same bytes once more, and their checksum: what damages few bytes damages one of both only.
+const HEADER_AGAIN_AT: usize = 2048;
+
+impl Follows {
+    const fn to_u32(self) -> u32 {
+        match self {
+            Follows::Nothing => 0,
+            Follows::Seal => 1,
+            Follows::Cut => 2,
+            Follows::Gap => 3,
+        }
+    }
+
+    const fn from_u32(n: u32) -> Option<Self> {
+        Some(match n {
+            0 => Follows::Nothing,
+            1 => Follows::Seal,
+            2 => Follows::Cut,
+            3 => Follows::Gap,
+            _ => return None,
+        })
+    }
 }
 
 /// Why a segment's header block was refused.
@@ -82,18 +123,21 @@ impl SegmentHeader {
     /// The block, and its checksum, which the first record links to.
     pub(crate) fn encode(&self) -> (Vec<u8>, u32) {
         let mut b = vec![0; SEGMENT_HEADER_BYTES as usize];
+        let front = self.encode_front();
+        let again = HEADER_AGAIN_AT + HEADER_FRONT_BYTES;
+        b[..HEADER_FRONT_BYTES].copy_from_slice(&front);
+        b[HEADER_AGAIN_AT..again].copy_from_slice(&front);
+        put_u32(&mut b, again, crc32fast::hash(&front));
+        let crc = seal_block(&mut b);
+        (b, crc)
+    }
+
+    /// The bytes that say it all.
+    pub(crate) fn encode_front(&self) -> [u8; HEADER_FRONT_BYTES] {
+        let mut b = [0; HEADER_FRONT_BYTES];
         b[0..8].copy_from_slice(&SEGMENT_MAGIC);
         put_u32(&mut b, 8, FORMAT_VERSION);
-        put_u32(
-            &mut b,
-            12,
-            match self.follows {
-                Follows::Nothing => 0,
-                Follows::Seal => 1,
-                Follows::Cut => 2,
-                Follows::Gap => 3,
-            },
-        );
+        put_u32(&mut b, 12, self.follows.to_u32());
         put_u64(&mut b, 16, self.segment.into());
         put_u64(&mut b, 24, self.generation);
         put_u64(&mut b, 32, self.node);
@@ -101,30 +145,94 @@ impl SegmentHeader {
         put_u64(&mut b, 48, self.durable.to_u64());
         put_u64(&mut b, 56, self.next_index);
         put_u32(&mut b, 64, self.previous_link);
-        let crc = seal_block(&mut b);
-        (b, crc)
+        if let Some(before) = &self.before {
+            put_u32(&mut b, 68, 1);
+            put_u32(&mut b, 72, before.crc);
+            put_u32(&mut b, 76, before.follows.to_u32());
+            put_u64(&mut b, 80, before.generation);
+            put_u64(&mut b, 88, before.previous_end.to_u64());
+            put_u64(&mut b, 96, before.durable.to_u64());
+            put_u64(&mut b, 104, before.next_index);
+            put_u32(&mut b, 112, before.previous_link);
+        }
+        b
+    }
+
+    /// Reads [`SegmentHeader::encode_front`]'s bytes, whose checksum was right.
+    pub(crate) fn decode_front(b: &[u8]) -> Option<Self> {
+        let b = b.get(..HEADER_FRONT_BYTES)?;
+        if b[..8] != SEGMENT_MAGIC || get_u32(b, 8) != FORMAT_VERSION {
+            return None;
+        }
+        let before = match get_u32(b, 68) {
+            0 => None,
+            _ => Some(HeaderCopy {
+                crc: get_u32(b, 72),
+                follows: Follows::from_u32(get_u32(b, 76))?,
+                generation: get_u64(b, 80),
+                previous_end: Position::from_u64(get_u64(b, 88)),
+                durable: Position::from_u64(get_u64(b, 96)),
+                next_index: get_u64(b, 104),
+                previous_link: get_u32(b, 112),
+            }),
+        };
+        Some(SegmentHeader {
+            follows: Follows::from_u32(get_u32(b, 12))?,
+            segment: get_u64(b, 16) as u32,
+            generation: get_u64(b, 24),
+            node: get_u64(b, 32),
+            previous_end: Position::from_u64(get_u64(b, 40)),
+            durable: Position::from_u64(get_u64(b, 48)),
+            next_index: get_u64(b, 56),
+            previous_link: get_u32(b, 64),
+            before,
+        })
     }
 
     /// Reads a block; returns it with its checksum.
     pub(crate) fn decode(b: &[u8]) -> Result<(Self, u32), HeaderError> {
         let crc = check_block(b, SEGMENT_HEADER_BYTES as usize, &SEGMENT_MAGIC)?;
-        let header = SegmentHeader {
-            segment: get_u64(b, 16) as u32,
-            generation: get_u64(b, 24),
-            node: get_u64(b, 32),
-            follows: match get_u32(b, 12) {
-                0 => Follows::Nothing,
-                1 => Follows::Seal,
-                2 => Follows::Cut,
-                3 => Follows::Gap,
-                _ => return Err(HeaderError::Damaged),
-            },
-            previous_end: Position::from_u64(get_u64(b, 40)),
-            durable: Position::from_u64(get_u64(b, 48)),
-            next_index: get_u64(b, 56),
-            previous_link: get_u32(b, 64),
-        };
+        let header = Self::decode_front(b).ok_or(HeaderError::Damaged)?;
         Ok((header, crc))
+    }
+
+    /// Reads what a damaged block says a second time.
+    pub(crate) fn decode_again(b: &[u8]) -> Option<Self> {
+        let again = HEADER_AGAIN_AT + HEADER_FRONT_BYTES;
+        let front = b.get(HEADER_AGAIN_AT..again)?;
+        let crc = b.get(again..again + 4).map(|b| get_u32(b, 0))?;
+        (crc32fast::hash(front) == crc).then(|| Self::decode_front(front))?
+    }
+
+    /// What the next segment's header says of this one, whose block has the checksum `crc`.
+    pub(crate) const fn copy(&self, crc: u32) -> HeaderCopy {
+        HeaderCopy {
+            generation: self.generation,
+            follows: self.follows,
+            previous_end: self.previous_end,
+            previous_link: self.previous_link,
+            durable: self.durable,
+            next_index: self.next_index,
+            crc,
+        }
+    }
+
+    /// The header before this one, from what this one says of it; `before` is what that one said in its turn. `None` if the
+    /// block that comes out is not the one that was.
+    pub(crate) fn told(&self, before: Option<HeaderCopy>) -> Option<Self> {
+        let copy = self.before?;
+        let header = SegmentHeader {
+            segment: self.segment.checked_sub(1)?,
+            generation: copy.generation,
+            node: self.node,
+            follows: copy.follows,
+            previous_end: copy.previous_end,
+            previous_link: copy.previous_link,
+            durable: copy.durable,
+            next_index: copy.next_index,
+            before,
+        };
+        (header.encode().1 == copy.crc).then_some(header)
     }
 }
 

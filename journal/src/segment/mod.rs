@@ -10,6 +10,7 @@ mod batch;
 mod behind;
 mod cache;
 mod core;
+mod end;
 mod error;
 mod file;
 mod format;

@@ -1,6 +1,7 @@
 //! Opens a data directory: locks it, formats it when it is empty, and recovers what is in it.
 
 use super::core::{Core, Io};
+use super::end::{self, END, EndFile, Witness};
 use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -52,7 +53,8 @@ pub(crate) fn open(
     let (vote_slots, vote) = load_vote(files, dir)?;
     let space =
         Space::open(env.files(), dir, &options).map_err(OpenError::io("take over the spares in", dir))?;
-    let log = Log::recover(env, dir, &options, identity.node, &*metadata, &space)?;
+    let (witness, _) = end::peek(files, dir)?;
+    let log = Log::recover(env, dir, &options, identity.node, &*metadata, (&space, witness))?;
     let space = Arc::new(space);
 
     let ids = log.index.ids.clone();
@@ -64,18 +66,25 @@ pub(crate) fn open(
         committed: committed_end.checked_sub(1).and_then(|i| ids.get(i)),
         truncated_bytes: log.torn_bytes,
     };
-    let known = Known {
-        patches: log.patches,
-        spoilt_headers: log.spoilt_headers,
+    let known = Known { patches: log.patches };
+    let durable = Position {
+        segment: log.active.header.segment,
+        offset: log.active.end.offset,
     };
+    // Before anything is written: what it says of the last segment's header must be true from the first record on.
+    let end = EndFile::open(
+        files,
+        dir,
+        Witness {
+            durable,
+            header: log.active.header,
+        },
+    )?;
     let shared = Shared {
         ids,
         places: log.index.places,
         generations: log.generations,
-        durable: Position {
-            segment: log.active.header.segment,
-            offset: log.active.end.offset,
-        },
+        durable,
         ..Shared::default()
     };
     let reached = Reached {
@@ -87,7 +96,7 @@ pub(crate) fn open(
         dir,
         options,
         metadata.clone(),
-        space.clone(),
+        (space.clone(), end),
         log.active,
         reached,
     );
@@ -125,7 +134,8 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
     let files = &**env.files();
     refuse_orphans(files, dir, names)?;
     for entry in names {
-        let ours = entry == VOTE || entry.ends_with(".new") || FOREIGN_OK.contains(&entry.as_str());
+        let ours =
+            entry == VOTE || entry == END || entry.ends_with(".new") || FOREIGN_OK.contains(&entry.as_str());
         if !ours && file::number_of(entry) != Some(1) {
             return Err(OpenError::NotOurs {
                 dir: dir.to_owned(),
@@ -155,8 +165,14 @@ fn format(env: &Env, dir: &Path, name: &str, options: &Options, names: &[String]
             offset: 0,
         },
         next_index: 0,
+        before: None,
     };
     file::create(files, dir, &header, first_bytes(options), None).map_err(from_failure)?;
+    let durable = Position {
+        segment: 1,
+        offset: SEGMENT_HEADER_BYTES,
+    };
+    EndFile::create(files, dir, Witness { durable, header })?;
     Slots::create(
         files,
         &dir.join(IDENTITY),
@@ -256,7 +272,6 @@ struct Log {
     active: Active,
     torn_bytes: u64,
     patches: Vec<Patch>,
-    spoilt_headers: BTreeMap<u32, u32>,
 }
 
 impl Log {
@@ -266,11 +281,14 @@ impl Log {
         options: &Options,
         node: NodeId,
         metadata: &dyn Metadata,
-        space: &Space,
+        (space, witness): (&Space, Option<Witness>),
     ) -> Result<Log, OpenError> {
-        let scan = Scan::of(env, dir, node, metadata, &mut |_| {})?;
+        let scan = Scan::of(env, dir, node, metadata, witness.as_ref(), &mut |_| {})?;
         if let Some(gap) = scan.gaps.first() {
             return Err(rotten(dir, gap));
+        }
+        for spoilt in &scan.spoilt {
+            spoilt.mend(&**env.files(), dir)?;
         }
         let found = &scan.last;
         let active = if scan.cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
@@ -279,6 +297,7 @@ impl Log {
             Active {
                 file: found.file(&**env.files())?,
                 header: found.header,
+                header_crc: found.crc,
                 end: scan.end,
                 file_bytes: scan.file_bytes,
                 log: scan.log,
@@ -292,7 +311,6 @@ impl Log {
             active,
             torn_bytes: scan.torn_bytes,
             patches: scan.patches,
-            spoilt_headers: scan.spoilt_headers,
         })
     }
 }
@@ -323,6 +341,7 @@ fn cut_here(
         previous_link: end.link,
         durable: here,
         next_index: index.ids.end,
+        before: Some(torn.header.copy(torn.crc)),
     };
     let spare = space.take(options.segment_bytes.into());
     let created =
@@ -330,6 +349,7 @@ fn cut_here(
     Ok(Active {
         file: created.file,
         header,
+        header_crc: created.header_crc,
         end: Cursor::start(created.header_crc),
         file_bytes: created.bytes,
         log: Default::default(),

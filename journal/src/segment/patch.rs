@@ -57,6 +57,8 @@ pub struct Gap {
     pub(crate) before: Option<LogId>,
     /// There is another gap before it in the log.
     pub(crate) behind_another: bool,
+    /// The file ends here, or is lost: nothing tells how much there was.
+    pub(crate) cut_short: bool,
 }
 
 impl Gap {
@@ -75,8 +77,13 @@ impl Gap {
     /// `committed_end`, what is committed by now, as far as the gap has room for records.
     pub fn end_wanted(&self, committed_end: impl FnOnce() -> u64) -> u64 {
         let end = self.end.unwrap_or_else(|| {
-            let room = self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES;
-            committed_end().min(self.first + u64::from(room)).max(self.first)
+            let room = match self.cut_short {
+                true => u64::MAX,
+                false => u64::from(self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES),
+            };
+            committed_end()
+                .min(self.first.saturating_add(room))
+                .max(self.first)
         });
         self.removed_from
             .map_or(end, |r| r.min(end))
@@ -237,6 +244,7 @@ pub(crate) fn write(
             offset: gap.resume.offset,
         },
         next_index: gap.first,
+        before: None,
     };
     let (mut block, crc) = header.encode();
     let mut end = Cursor::start(crc);
@@ -338,6 +346,8 @@ fn decode(bytes: &[u8], number: u32, node: NodeId) -> Option<Patch> {
         header: &header,
         header_crc: crc,
         bytes,
+        is_lost: false,
+        witness: Position::default(),
     };
     let mut end = Cursor::start(crc);
     let (mut removes_from, mut records) = (None, Vec::new());

@@ -23,6 +23,10 @@ pub(crate) struct Image<'a> {
     pub(crate) header_crc: u32,
     /// The whole file, the header block included.
     pub(crate) bytes: &'a [u8],
+    /// The file is lost, or cut off within the header block.
+    pub(crate) is_lost: bool,
+    /// Everything before was durable, as the file beside the log tells.
+    pub(crate) witness: Position,
 }
 
 /// Where the next record goes, and the checksum that it must link to.
@@ -238,14 +242,14 @@ pub(crate) fn highest_mark(image: &Image<'_>, from: u32) -> Option<Position> {
 }
 
 /// What would close the damage behind `walked`: where reading can go on, and which records are missing until then.
-/// `next` is the header behind this segment. `None` when there is nothing behind it.
+/// `next` is the header behind this segment.
 fn gap(
     image: &Image<'_>,
     next: Option<&SegmentHeader>,
     walked: &Walked,
     before: &LogIndex,
     learnt: &Learnt,
-) -> Option<Gap> {
+) -> Gap {
     let segment = image.header.segment;
     let from = Position {
         segment,
@@ -281,6 +285,7 @@ fn gap(
             removed_from: None,
             before: None,
             behind_another: false,
+            cut_short: false,
         }
     };
     let next = next.filter(|n| n.previous_end.segment == segment && n.previous_end.offset > from.offset);
@@ -300,9 +305,9 @@ fn gap(
             link: header.link,
         };
         match follow(image, resume, limit) {
-            Told::Next(index, term) => return Some(gap(resume, Some(index), Some(term))),
-            Told::Removal(index) => return Some(gap(resume, Some(index.max(next_index)), None)),
-            Told::End(index) => return Some(gap(resume, Some(index), None)),
+            Told::Next(index, term) => return gap(resume, Some(index), Some(term)),
+            Told::Removal(index) => return gap(resume, Some(index.max(next_index)), None),
+            Told::End(index) => return gap(resume, Some(index), None),
             Told::Nothing(end) => {
                 marks = Some(resume);
                 at = end;
@@ -314,17 +319,30 @@ fn gap(
             offset: next.previous_end.offset,
             link: next.previous_link,
         };
-        return Some(gap(resume, Some(next.next_index), None));
+        return gap(resume, Some(next.next_index), None);
     }
     // Nothing but marks, or headers without their payloads, behind it.
-    let behind = || {
-        let last = image.bytes.iter().rposition(|b| *b != 0)? as u32;
-        Some(Cursor {
-            offset: (last + 1).next_multiple_of(RECORD_ALIGN),
-            link: walked.end.link,
-        })
+    if let Some(marks) = marks {
+        return gap(marks, None, None);
+    }
+    let rest = image.bytes.get(from.offset as usize..).unwrap_or_default();
+    let last = rest.iter().rposition(|b| *b != 0);
+    let behind = last.map_or(0, |last| from.offset + last as u32 + 1);
+    let told = match image.witness.segment == segment {
+        true => image.witness.offset,
+        false => 0,
     };
-    Some(gap(marks.or_else(behind)?, None, None))
+    let resume = Cursor {
+        offset: behind
+            .max(told)
+            .max(from.offset + 1)
+            .next_multiple_of(RECORD_ALIGN),
+        link: walked.end.link,
+    };
+    Gap {
+        cut_short: last.is_none(),
+        ..gap(resume, None, None)
+    }
 }
 
 /// What intact records behind damage tell of the index at which they go on.
@@ -422,13 +440,23 @@ pub(crate) fn segment(
             segment: number,
             offset: walked.end.offset,
             index,
-            gap: gap(image, next.map(|n| n.header), walked, before, learnt),
+            gap: gap(image, next.map(|n| n.header), walked, before, learnt).into(),
         }
     };
     // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.
     let ends = |walked: Walked, cut_if_clean| {
+        // A patch that leads to the end stands for what was lost: no record is ever written in the place of another one.
+        let patched = walked.patched_to == Some(walked.end.offset);
+        let here = Position {
+            segment: number,
+            offset: walked.end.offset,
+        };
+        let more_was_there = here < image.witness || (image.is_lost && !patched);
+        if more_was_there && !redoubt_env::planted::on("h07_rot_is_cut") {
+            return Err(rot(&walked));
+        }
         let (torn_bytes, cut) = match judge_tail(image, walked.end.offset) {
-            Tail::Clean => (0, cut_if_clean),
+            Tail::Clean => (0, cut_if_clean || patched),
             Tail::Torn { bytes } => (bytes, true),
             Tail::Rot => return Err(rot(&walked)),
         };
@@ -461,6 +489,7 @@ pub(crate) fn segment(
     let unused = next.header.follows == Follows::Seal
         && next_is_last
         && next.header.durable <= here
+        && image.witness <= here
         && highest_mark(next, SEGMENT_HEADER_BYTES).is_none();
     if let Some(sealed) = walked.sealed {
         let what = format!(

@@ -3,6 +3,7 @@
 //! Promises that nothing in the directory is changed but by [`Salvage::close_gap`], which adds a file and changes none.
 //! Whether records are the ones that are missing is the caller's to prove; that they fit is checked here.
 
+use super::end::{self, END};
 use super::error::{Failure, OpenError, ReadError};
 use super::index::LogIds;
 use super::metadata::Metadata;
@@ -58,7 +59,9 @@ impl Salvage {
         let mut spoilt_copies = Vec::new();
         spoilt_copies.extend(identity_damaged.then_some("identity"));
         spoilt_copies.extend(peek_vote(&**files, dir)?.then_some("vote"));
-        let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
+        let (witness, end_damaged) = end::peek(&**files, dir)?;
+        spoilt_copies.extend(end_damaged.then_some(END));
+        let scan = Scan::of(env, dir, identity.node, metadata, witness.as_ref(), progress)?;
         // What is said behind a gap may be about records that replaced those that stand here before it.
         let first_gap = scan
             .gaps
@@ -78,7 +81,7 @@ impl Salvage {
             identity,
             gaps: scan.gaps,
             spoilt_copies,
-            spoilt_headers: scan.spoilt_headers.into_keys().collect(),
+            spoilt_headers: scan.spoilt.iter().map(|s| s.header.segment).collect(),
             committed_end,
             patch_number: scan.patch_number,
             ids: scan.index.ids,
@@ -97,7 +100,7 @@ impl Salvage {
         &self.spoilt_copies
     }
 
-    /// Segments whose header block is damaged; the seals before them tell what was in it.
+    /// Segments whose header block is damaged or lost: the next start makes it again from what others tell.
     pub fn spoilt_headers(&self) -> &[u32] {
         &self.spoilt_headers
     }

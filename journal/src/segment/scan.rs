@@ -2,11 +2,11 @@
 //!
 //! Promises to change nothing. Whether a missing range was torn or rotted is [`recover`]'s to decide.
 
-use super::error::OpenError;
+use super::end::Witness;
+use super::error::{Failure, OpenError, from_failure};
 use super::file;
 use super::format::{
-    Follows, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
-    SegmentHeader,
+    Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::index::{LogIndex, SegmentLog};
 use super::metadata::Metadata;
@@ -16,15 +16,21 @@ use super::summary::{self, Summary};
 use redoubt_env::Env;
 use redoubt_env::files::{File, Files, Mode};
 use redoubt_types::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A segment file that was found.
+#[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) header: SegmentHeader,
-    crc: u32,
+    pub(crate) crc: u32,
     path: PathBuf,
+    /// Its block is damaged: others told what was in it.
+    is_spoilt: bool,
+    /// There is no file, or it is cut off within the block.
+    is_lost: bool,
 }
 
 impl Found {
@@ -36,14 +42,45 @@ impl Found {
     }
 
     fn read(&self, files: &dyn Files) -> Result<Vec<u8>, OpenError> {
-        file::read_all(&*self.file(files)?, &self.path)
+        match self.is_lost {
+            true => Ok(Vec::new()),
+            false => file::read_all(&*self.file(files)?, &self.path),
+        }
     }
 
-    fn image<'a>(&'a self, bytes: &'a [u8]) -> Image<'a> {
+    fn read_what_can_be(&self, files: &dyn Files) -> Result<Vec<u8>, OpenError> {
+        match self.is_lost {
+            true => Ok(Vec::new()),
+            false => file::read_what_can_be(&*self.file(files)?, &self.path),
+        }
+    }
+
+    /// Makes a header block again that is damaged or lost, byte for byte as it was.
+    ///
+    /// In its place, where there is one: a crash meanwhile leaves it damaged, as it is.
+    pub(crate) fn mend(&self, files: &dyn Files, dir: &Path) -> Result<(), OpenError> {
+        let (block, _) = self.header.encode();
+        let write = |file: &dyn File| {
+            file.write_at(&[IoSlice::new(&block)], 0)
+                .map_err(Failure::new("write the header of", &self.path))
+        };
+        if self.is_lost {
+            let made = file::publish(files, dir, self.header.segment, None, write);
+            return made.map(drop).map_err(from_failure);
+        }
+        let file = self.file(files)?;
+        write(&*file)
+            .and_then(|()| file::sync(&*file, &self.path))
+            .map_err(from_failure)
+    }
+
+    fn image<'a>(&'a self, bytes: &'a [u8], witness: Position) -> Image<'a> {
         Image {
             header: &self.header,
             header_crc: self.crc,
             bytes,
+            is_lost: self.is_lost,
+            witness,
         }
     }
 }
@@ -55,8 +92,8 @@ pub(crate) struct Scan {
     pub(crate) generations: BTreeMap<u32, u64>,
     /// Ranges that were durable and can't be read, in the order of the log.
     pub(crate) gaps: Vec<Gap>,
-    /// Segments whose header block is damaged, and the checksum that it had.
-    pub(crate) spoilt_headers: BTreeMap<u32, u32>,
+    /// Segments whose header block is damaged, and has to be made again.
+    pub(crate) spoilt: Vec<Found>,
     /// The patches that are whole, oldest first.
     pub(crate) patches: Vec<Patch>,
     /// The highest number of a patch.
@@ -75,7 +112,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Reads all but the segments that a summary in `metadata` tells of. `progress` hears of each file's bytes.
+    /// Reads all but the segments that a summary in `metadata` tells of. `witness` stands beside the log. `progress` hears of
+    /// each file's bytes.
     ///
     /// A record behind a gap may be of an older term than what stands before the gap; then the removal of that was in it. Where
     /// only a later file tells so, all is read again with what was learnt; each time a term gets lower, so this ends.
@@ -84,6 +122,7 @@ impl Scan {
         dir: &Path,
         node: NodeId,
         metadata: &dyn Metadata,
+        witness: Option<&Witness>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, OpenError> {
         let mut learnt = Learnt::new();
@@ -97,7 +136,7 @@ impl Scan {
                     progress(bytes);
                 }
             };
-            let (gap, term) = match Self::with(env, dir, node, metadata, &learnt, &mut further) {
+            let (gap, term) = match Self::with(env, dir, node, metadata, (witness, &learnt), &mut further) {
                 Ok(scan) => return Ok(scan),
                 Err(Refused { error, misfit }) => misfit.ok_or(error)?,
             };
@@ -110,11 +149,12 @@ impl Scan {
         dir: &Path,
         node: NodeId,
         metadata: &dyn Metadata,
-        learnt: &Learnt,
+        (witness, learnt): (Option<&Witness>, &Learnt),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, Refused> {
         let files = &**env.files();
-        let (mut segments, spoilt_headers) = find(files, dir, node)?;
+        let mut segments = find(files, dir, node, witness)?;
+        let witness = witness.map_or(Position::default(), |w| w.durable);
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
         // What is read here may never have reached the disk: a process that was killed between a write and its
         // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
@@ -122,7 +162,7 @@ impl Scan {
         // written behind it.
         // So is a name: a segment or a patch may have been renamed and not yet be there for good.
         files.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
-        for s in segments.iter().rev().take(2) {
+        for s in segments.iter().rev().take(2).filter(|s| !s.is_lost) {
             s.file(files)?
                 .sync_data()
                 .map_err(OpenError::io("sync", &s.path))?;
@@ -148,7 +188,7 @@ impl Scan {
             }
             let bytes = match ahead.take() {
                 Some(bytes) => bytes,
-                None if next.is_some() => file::read_what_can_be(&*found.file(files)?, &found.path)?,
+                None if next.is_some() => found.read_what_can_be(files)?,
                 None => found.read(files)?,
             };
             progress(bytes.len() as u64);
@@ -157,8 +197,8 @@ impl Scan {
                 Some(next) if next_is_last => next.read(files)?,
                 _ => Vec::new(),
             };
-            let next_image = next.map(|n| n.image(&next_bytes));
-            let image = found.image(&bytes);
+            let next_image = next.map(|n| n.image(&next_bytes, witness));
+            let image = found.image(&bytes, witness);
             let earlier = gaps.len();
             let judged = loop {
                 let next = next_image.as_ref();
@@ -217,7 +257,7 @@ impl Scan {
                 index,
                 generations,
                 gaps,
-                spoilt_headers,
+                spoilt: segments.iter().filter(|s| s.is_spoilt).cloned().collect(),
                 patches,
                 patch_number,
                 last: segments.swap_remove(i),
@@ -283,32 +323,58 @@ pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
     }
 }
 
-/// The segment files of `dir`, in order, each with a header that checks out.
-///
-/// Also returns those whose header is damaged and was told by the seal before, with the checksum it had.
-fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTreeMap<u32, u32>), OpenError> {
+/// Segments that may be missing at most: one is told by the next, or by the witness.
+const LOST_MAX: usize = 8;
+
+/// The segments of `dir`, in order, each with a header that checks out, or is told by others.
+fn find(
+    files: &dyn Files,
+    dir: &Path,
+    node: NodeId,
+    witness: Option<&Witness>,
+) -> Result<Vec<Found>, OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let (mut segments, mut spoilt_headers): (Vec<Found>, _) = (Vec::new(), BTreeMap::new());
-    for number in names.iter().filter_map(|n| file::number_of(n)) {
-        let path = file::path_of(dir, number);
-        let file = files
-            .open(&path, Mode::Write)
-            .map_err(OpenError::io("open", &path))?;
-        let (header, crc) = match file::read_header(&*file, dir, number) {
-            Err(rot @ OpenError::Rot { .. }) => {
-                let told = match segments.last() {
-                    Some(before) => told_by_seal(files, before, &*file, &path, number)?,
-                    None => None,
-                };
-                let told = told.ok_or(rot)?;
-                tracing::error!(
-                    segment = number,
-                    "its header is damaged; the seal before it tells what it was"
-                );
-                spoilt_headers.insert(number, told.1);
-                told
+    let numbers: BTreeSet<u32> = names.iter().filter_map(|n| file::number_of(n)).collect();
+    let last = numbers.last().copied().max(witness.map(|w| w.header.segment));
+    let last = last.unwrap_or(1);
+    if last as usize > numbers.len() + LOST_MAX {
+        let missing = (1..).find(|n| !numbers.contains(n)).unwrap_or(last);
+        return Err(OpenError::Missing {
+            path: file::path_of(dir, missing),
+        });
+    }
+    let mut read = (1..=last)
+        .map(|number| Block::read(files, dir, number))
+        .collect::<Result<Vec<_>, _>>()?;
+    // From the last one back: each tells the one before.
+    for at in (0..read.len()).rev() {
+        if read[at].header.is_some() {
+            continue;
+        }
+        let told_by_next = || {
+            let next = read.get(at + 1)?.header?;
+            let before = at.checked_sub(1).map(|before| read[before].header);
+            match before {
+                None => next.told(None),
+                Some(before) => next.told(before.map(|h| h.copy(h.encode().1))),
             }
-            read => read?,
+        };
+        let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
+        read[at].header = told_by_next().or(told_beside);
+    }
+    let mut segments = Vec::new();
+    for (number, block) in (1..).zip(read) {
+        let path = file::path_of(dir, number);
+        let Some(header) = block.header else {
+            return Err(match numbers.contains(&number) {
+                true => OpenError::Rot {
+                    path,
+                    segment: number,
+                    position: 0,
+                    index: 0,
+                },
+                false => OpenError::Missing { path },
+            });
         };
         if header.node != node.get() {
             let found = format!("node {:016x}", header.node);
@@ -318,68 +384,66 @@ fn find(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Found>, BTre
                 wanted: format!("node {node}"),
             });
         }
-        let wanted = segments.last().map_or(1, |s| s.header.segment + 1);
-        if number != wanted {
-            return Err(OpenError::Missing {
-                path: file::path_of(dir, wanted),
-            });
+        if block.is_spoilt {
+            tracing::error!(
+                segment = number,
+                "its header is damaged or lost; others tell what it was"
+            );
         }
-        segments.push(Found { header, crc, path });
+        segments.push(Found {
+            crc: header.encode().1,
+            header,
+            path,
+            is_spoilt: block.is_spoilt,
+            is_lost: block.is_lost,
+        });
     }
-    Ok((segments, spoilt_headers))
+    Ok(segments)
 }
 
-/// The header of segment `number` in `file`, whose block is damaged: the seal that ends the segment before names all that is
-/// in it, and the first record proves it by its link. Without a record nothing does: the seal may be one that a cut
-/// has made void.
-fn told_by_seal(
-    files: &dyn Files,
-    before: &Found,
-    file: &dyn File,
-    path: &Path,
-    number: u32,
-) -> Result<Option<(SegmentHeader, u32)>, OpenError> {
-    let bytes = before.read(files)?;
-    let generation = before.header.generation;
-    let seal = (SEGMENT_HEADER_BYTES..bytes.len() as u32)
-        .step_by(RECORD_ALIGN as usize)
-        .find_map(|offset| {
-            let at = Position {
-                segment: before.header.segment,
-                offset,
-            };
-            let (seal, crc) = RecordHeader::decode(&bytes[offset as usize..], generation, at)?;
-            (seal.kind == Kind::Seal && seal.term == number.into()).then_some((at, seal, crc))
-        });
-    let Some((at, seal, link)) = seal else {
-        return Ok(None);
-    };
-    // As `Writer::roll` makes it.
-    let header = SegmentHeader {
-        segment: number,
-        generation: seal.leader,
-        node: before.header.node,
-        follows: Follows::Seal,
-        previous_end: Position {
-            offset: at.offset + RECORD_HEADER_BYTES,
-            ..at
-        },
-        previous_link: link,
-        durable: at,
-        next_index: seal.index,
-    };
-    let (_, crc) = header.encode();
-    let mut first = [0; RECORD_HEADER_BYTES as usize];
-    file.read_at(&mut first, SEGMENT_HEADER_BYTES.into())
-        .map_err(OpenError::io("read", path))?;
-    let at = Position {
-        segment: number,
-        offset: SEGMENT_HEADER_BYTES,
-    };
-    let first = RecordHeader::decode(&first, header.generation, at);
-    Ok(first
-        .filter(|(record, _)| record.link == crc)
-        .map(|_| (header, crc)))
+/// What a segment's own header block says.
+struct Block {
+    header: Option<SegmentHeader>,
+    is_spoilt: bool,
+    is_lost: bool,
+}
+
+impl Block {
+    fn read(files: &dyn Files, dir: &Path, number: u32) -> Result<Block, OpenError> {
+        let path = file::path_of(dir, number);
+        let lost = Block {
+            header: None,
+            is_spoilt: true,
+            is_lost: true,
+        };
+        let file = match files.open(&path, Mode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(lost),
+            Err(e) => return Err(OpenError::io("open", &path)(e)),
+        };
+        match file::read_header(&*file, dir, number) {
+            Ok((header, _)) => Ok(Block {
+                header: Some(header),
+                is_spoilt: false,
+                is_lost: false,
+            }),
+            Err(OpenError::Rot { .. }) => {
+                if file.len().map_err(OpenError::io("read", &path))? < SEGMENT_HEADER_BYTES.into() {
+                    return Ok(lost);
+                }
+                let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
+                // What can't be read at all tells nothing.
+                let read = file.read_at(&mut block, 0).unwrap_or_default();
+                let header = SegmentHeader::decode_again(&block[..read]);
+                Ok(Block {
+                    header: header.filter(|h| h.segment == number),
+                    is_spoilt: true,
+                    is_lost: false,
+                })
+            }
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// The summary of a sealed segment, if it is that of the file found.

@@ -14,7 +14,6 @@ use super::reader::{Chunk, Stop};
 use super::recover::Cursor;
 use super::state::{Shared, lock};
 use redoubt_env::files::{Files, Mode};
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -61,8 +60,6 @@ pub struct Checked {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     pub(crate) patches: Vec<Patch>,
-    /// Checksums of headers whose blocks are damaged, by segment: known from elsewhere, at every start.
-    pub(crate) spoilt_headers: BTreeMap<u32, u32>,
 }
 
 /// A check of all files of a log.
@@ -140,7 +137,7 @@ impl Scrub {
             Ok((header, crc)) if header.segment == number && header.generation == generation => {
                 Cursor::start(crc)
             }
-            _ => Cursor::start(*self.known.spoilt_headers.get(&number).ok_or(Left::Rot(0))?),
+            _ => return Err(Left::Rot(0)),
         };
         let next_header = match next {
             Some((next, _)) => self.header_of(next)?,

@@ -391,7 +391,7 @@ impl Storage {
     /// Writes and syncs the mark that an idle log gets, for [`Execution::Immediate`] and
     /// [`Execution::Manual`], which know no time.
     pub fn idle(&self) {
-        self.handle.core.idle();
+        self.handle.core.idle(true);
     }
 
     fn work(&self) {

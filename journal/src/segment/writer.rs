@@ -5,6 +5,7 @@
 
 use super::batch::Batch;
 use super::behind::Behind;
+use super::end::{EndFile, Witness};
 use super::error::Failure;
 use super::file;
 use super::format::{
@@ -40,6 +41,8 @@ pub(crate) enum Change {
 pub(crate) struct Active {
     pub(crate) file: Arc<dyn File>,
     pub(crate) header: SegmentHeader,
+    /// Checksum of the header's block.
+    pub(crate) header_crc: u32,
     /// Behind the last record.
     pub(crate) end: Cursor,
     /// How far the file reaches.
@@ -64,6 +67,7 @@ pub(crate) struct Writer {
     space: Arc<Space>,
     sync_times: Arc<Mutex<SyncTimes>>,
     active: Active,
+    end_file: EndFile,
     /// Whether the disk has set space aside for all of the active segment.
     allotted: bool,
     path: PathBuf,
@@ -86,7 +90,7 @@ impl Writer {
         dir: &Path,
         options: Options,
         metadata: Arc<dyn Metadata>,
-        space: Arc<Space>,
+        (space, end_file): (Arc<Space>, EndFile),
         active: Active,
         reached: Reached,
     ) -> Self {
@@ -104,6 +108,7 @@ impl Writer {
             allotted: false,
             path: file::path_of(dir, active.header.segment),
             active,
+            end_file,
             batch: Batch::default(),
             behind: Behind::default(),
             changes: Vec::new(),
@@ -245,6 +250,29 @@ impl Writer {
         Ok(())
     }
 
+    fn witness(&self) -> Witness {
+        Witness {
+            durable: self.durable,
+            header: self.active.header,
+        }
+    }
+
+    /// Whether the file beside the log says less than is so.
+    pub(crate) fn wants_witness(&self) -> bool {
+        self.end_file.is_behind(self.witness())
+    }
+
+    /// Has the file beside the log say how far it is durable.
+    pub(crate) fn testify(&mut self) -> Result<(), Failure> {
+        let now = self.witness();
+        self.end_file.say(now)
+    }
+
+    /// Makes copies in the file beside the log again that are damaged; whether there were any.
+    pub(crate) fn mend_end(&mut self) -> Result<bool, Failure> {
+        self.end_file.mend()
+    }
+
     /// How long its syncs take.
     pub(crate) fn sync_times(&self) -> Arc<Mutex<SyncTimes>> {
         self.sync_times.clone()
@@ -335,10 +363,14 @@ impl Writer {
             previous_link: link,
             durable: self.durable,
             next_index: self.next_index,
+            before: Some(self.active.header.copy(self.active.header_crc)),
         };
         let file_bytes = first_bytes(&self.options);
         let spare = self.space.take(self.options.segment_bytes.into());
         let created = file::create(&**self.env.files(), &self.dir, &header, file_bytes, spare)?;
+        // Before the seal, and so before the first record there: from then on a loss of that file is seen.
+        let durable = self.durable;
+        self.end_file.say(Witness { durable, header })?;
         self.stage(Kind::Seal, seal, &Bytes::new());
         assert_eq!(
             self.active.end.link, link,
@@ -348,6 +380,7 @@ impl Writer {
         let next = Active {
             file: created.file,
             header,
+            header_crc: created.header_crc,
             end: Cursor::start(created.header_crc),
             file_bytes: created.bytes,
             log: SegmentLog::default(),

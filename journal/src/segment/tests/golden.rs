@@ -2,7 +2,8 @@
 
 use super::*;
 use format::{
-    Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
+    Follows, HeaderCopy, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
 };
 use proptest::prelude::*;
 use recover::{Image, walk};
@@ -27,6 +28,21 @@ fn header() -> SegmentHeader {
             offset: 8936,
         },
         next_index: 42,
+        before: Some(HeaderCopy {
+            generation: 0x99,
+            follows: Follows::Cut,
+            previous_end: Position {
+                segment: 1,
+                offset: 7000,
+            },
+            previous_link: 0xfeed,
+            durable: Position {
+                segment: 1,
+                offset: 6936,
+            },
+            next_index: 21,
+            crc: 0xbeef,
+        }),
     }
 }
 
@@ -111,9 +127,18 @@ fn the_format_is_the_golden_one() {
         2,
         &persisted::encode_identity(&identity()),
     );
+    let witness = end::Witness {
+        durable: Position {
+            segment: 3,
+            offset: 5000,
+        },
+        header: header(),
+    };
+    assert_eq!(end::Witness::decode(&witness.encode()), Some(witness));
     let found = [
         dump("segment", &segment(0)),
         dump("vote", &vote),
+        dump("end", &witness.encode()),
         dump("identity", &identity),
     ]
     .join("\n");
@@ -133,6 +158,8 @@ fn the_golden_format_is_read() {
         header: &read,
         header_crc,
         bytes: &bytes,
+        is_lost: false,
+        witness: Position::default(),
     };
     let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
     assert_eq!(walked.end.offset as usize, bytes.len());
@@ -157,6 +184,8 @@ fn a_record_that_does_not_link_to_the_one_before_is_not_read() {
         header: &read,
         header_crc,
         bytes: &bytes,
+        is_lost: false,
+        witness: Position::default(),
     };
     let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
     assert_eq!(walked.end.offset, SEGMENT_HEADER_BYTES);

@@ -1,6 +1,7 @@
 //! What the storage promises, over the simulated disk; each file names a promise.
 
 mod basics;
+mod damage;
 mod faults;
 mod golden;
 mod history;

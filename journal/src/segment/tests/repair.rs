@@ -150,7 +150,7 @@ fn every_single_record_can_rot_and_is_closed_again() {
 }
 
 #[test]
-fn a_damaged_segment_header_is_told_by_the_seal_before() {
+fn a_damaged_or_lost_segment_header_is_told_by_others() {
     let template = Node::new(1);
     let want = long_log(&template);
     let segments = places(&template)
@@ -160,26 +160,28 @@ fn a_damaged_segment_header_is_told_by_the_seal_before() {
         .unwrap();
     assert!(segments >= 3);
     for segment in 1..=segments {
-        for byte in [9, 17, 30, 44, 52, 60, 66, 2000, 4094] {
+        let spoil = |byte| move |node: &Node| flip(node, segment, byte);
+        let flips = [9, 17, 30, 44, 52, 60, 66, 90, 2000, 2060, 2180, 4094].map(spoil);
+        let flips = flips.iter().map(|f| f as &dyn Fn(&Node));
+        let lose_block = |node: &Node| {
+            let path = node.segment(segment);
+            let mut bytes = node.bytes(&path);
+            bytes[..SEGMENT_HEADER_BYTES as usize].fill(0);
+            node.files.put(&path, &bytes);
+        };
+        for spoil in flips.chain([&lose_block as &dyn Fn(&Node)]) {
             let mut node = Node::new(1);
             assert_same(&long_log(&node), &want, "the same log");
             node.metadata = Arc::default();
-            flip(&node, segment, byte);
-            if segment == 1 {
-                // Nothing stands before it.
-                assert!(matches!(
-                    node.open(),
-                    Err(OpenError::Rot {
-                        segment: 1,
-                        position: 0,
-                        ..
-                    })
-                ));
-                continue;
-            }
+            let whole = node.bytes(&node.segment(segment));
+            spoil(&node);
             assert_eq!(salvage(&node).unwrap().spoilt_headers(), [segment]);
             let (storage, _) = node.open().unwrap();
-            assert_same(&read_all(&storage).unwrap(), &want, "told by the seal");
+            assert_same(&read_all(&storage).unwrap(), &want, "told by others");
+            assert!(
+                node.bytes(&node.segment(segment)) == whole,
+                "made again as it was"
+            );
             fill(&storage, 3, 32, 60, 900);
             let more = read_all(&storage).unwrap();
             drop(storage);

@@ -114,20 +114,28 @@ fn h07_rot_of_the_last_record_is_told_from_a_torn_write_by_the_mark() {
     let node = Node::new(1);
     let (storage, _) = node.open().unwrap();
     fill(&storage, 1, 0, 6, 100);
+    let beside = Path::new(DIR).join(end::END);
+    let earlier = node.bytes(&beside);
     storage.idle();
     drop(storage);
+    // The mark comes first.
+    node.files.put(&beside, &earlier);
     node.files
         .flip_bit(&node.segment(1), u64::from(offset_of(&node, 1, 5)) + 70, 2);
     assert!(matches!(node.open(), Err(OpenError::Rot { index: 5, .. })));
 }
 
 #[test]
-fn h07_what_remains_undecidable_is_rot_of_the_last_batch_and_its_mark() {
+fn h07_what_remains_undecidable_is_rot_of_the_last_batch_and_its_mark_until_the_log_was_quiet() {
     let node = Node::new(1);
     let (storage, _) = node.open().unwrap();
     fill(&storage, 1, 0, 6, 100);
+    let beside = Path::new(DIR).join(end::END);
+    let earlier = node.bytes(&beside);
     storage.idle();
     drop(storage);
+    let quiet = node.bytes(&beside);
+    assert_ne!(quiet, earlier);
     let (mark, _) = headers(&node, 1)
         .into_iter()
         .find(|(_, h)| h.kind == Kind::Mark)
@@ -135,6 +143,11 @@ fn h07_what_remains_undecidable_is_rot_of_the_last_batch_and_its_mark() {
     node.files
         .flip_bit(&node.segment(1), u64::from(offset_of(&node, 1, 5)) + 70, 2);
     node.files.flip_bit(&node.segment(1), u64::from(mark) + 20, 2);
+    assert!(
+        matches!(node.open(), Err(OpenError::Rot { index: 5, .. })),
+        "the file beside the log tells"
+    );
+    node.files.put(&beside, &earlier);
     // As docs/disk-format.md says: this looks exactly as a torn write does.
     assert_eq!(last_index(&node.open().unwrap().1), Some(4));
 }

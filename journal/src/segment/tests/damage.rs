@@ -1,0 +1,225 @@
+//! Any bit of any file changes, any file ends anywhere, or is gone: nothing wrong is ever read, and with others that have the
+//! log it is whole again, or the node says that it can't be the voter that it was.
+
+use super::repair::{patched, try_heal};
+use super::*;
+use std::collections::BTreeMap;
+
+/// Damages that are tried.
+const CASES: u64 = 10_000;
+
+/// What befalls a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Harm {
+    BitFlipped,
+    CutShort,
+    Gone,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// Found, and closed with another node's records.
+    Repaired,
+    /// Found, and made again from what the node itself has.
+    Mended,
+    /// Found, and the node refuses to be a voter.
+    Refused,
+    /// Bytes that say nothing.
+    NothingLost,
+}
+
+struct Random(u64);
+
+impl Random {
+    /// SplitMix64.
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+const VOTE: Vote = Vote {
+    term: 3,
+    node: 7,
+    committed: true,
+};
+
+/// What a quiet node has on its disk after a life in which something was repaired.
+fn template() -> (Vec<(PathBuf, Vec<u8>)>, Vec<(Vec<u8>, Vec<u8>)>, Vec<LogRecord>) {
+    let (node, _) = patched();
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 3, 32, 45, 900);
+    let voted = Answer::default();
+    storage.save_vote(VOTE, voted.done());
+    assert!(voted.is_ok());
+    storage.idle();
+    let log = read_all(&storage).unwrap();
+    drop(storage);
+    let paths = node.files.paths().into_iter().filter(|p| !p.ends_with("LOCK"));
+    let files = paths.map(|p| (p.clone(), node.bytes(&p))).collect();
+    (files, node.metadata.all(), log)
+}
+
+fn harm(node: &Node, path: &Path, random: &mut Random) -> Harm {
+    let mut bytes = node.bytes(path);
+    match random.below(20) {
+        0..=11 => {
+            let at = random.below(bytes.len() as u64);
+            node.files.flip_bit(path, at, random.below(8) as u8);
+            Harm::BitFlipped
+        }
+        12..=18 => {
+            bytes.truncate(random.below(bytes.len() as u64) as usize);
+            node.files.put(path, &bytes);
+            Harm::CutShort
+        }
+        _ => {
+            node.files.lose(path);
+            Harm::Gone
+        }
+    }
+}
+
+/// Every record that can be read is the one that was written.
+fn nothing_wrong_is_read(storage: &Storage, log: &[LogRecord]) {
+    for want in log {
+        let index = want.id.index;
+        match ready(storage.read(index, index + 1, u64::MAX)) {
+            Ok(read) => assert!(read == [want.clone()], "record {index} is another one"),
+            Err(ReadError::Damaged { .. } | ReadError::Io { .. }) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+/// Whether a check that reads everything and changes nothing finds damage.
+fn is_found(node: &Node) -> bool {
+    let env = Env::real().with_files(Arc::new(node.files.clone()));
+    match Salvage::open(&env, Path::new(DIR), &MapMetadata::default(), &mut |_| {}) {
+        Ok(s) => !(s.gaps().is_empty() && s.spoilt_copies().is_empty() && s.spoilt_headers().is_empty()),
+        Err(_) => true,
+    }
+}
+
+/// Opens the node, and reads all of it, again and again, with another node's records where it wants them.
+fn healed(node: &Node, log: &[LogRecord]) -> Result<(Storage, Recovered, usize), OpenError> {
+    let mut closed = 0;
+    for _ in 0..9 {
+        match node.open() {
+            Ok((storage, recovered)) => {
+                // A start believes the summaries of sealed segments; what rotted there is found by reading it.
+                if storage.check(&mut |_| true).rot.is_empty() {
+                    return Ok((storage, recovered, closed));
+                }
+            }
+            Err(OpenError::Rot { .. }) => closed += try_heal(node, log)?,
+            Err(e) => return Err(e),
+        }
+    }
+    panic!("it does not heal");
+}
+
+#[test]
+fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
+    let (files, metadata, log) = template();
+    for name in [
+        "identity",
+        "vote",
+        "end",
+        "editlog-0000000003",
+        "patch-0000000001",
+    ] {
+        assert!(files.iter().any(|(p, _)| p.ends_with(name)), "there is no {name}");
+    }
+    let mut random = Random(1);
+    let mut table: BTreeMap<(String, Harm), BTreeMap<Outcome, u64>> = BTreeMap::new();
+    for case in 0..CASES {
+        let node = Node::new(case);
+        for (path, bytes) in &files {
+            node.files.put(path, bytes);
+        }
+        if random.below(2) == 0 {
+            metadata
+                .iter()
+                .for_each(|(k, v)| node.metadata.put(k, v).unwrap());
+        }
+        let (path, _) = &files[random.below(files.len() as u64) as usize];
+        // A node that runs while it happens, and has little of it in memory.
+        let running = (random.below(2) == 0).then(|| node.open().unwrap().0);
+        let harm = harm(&node, path, &mut random);
+        if let Some(storage) = running {
+            nothing_wrong_is_read(&storage, &log);
+            drop(storage);
+            node.files.kill();
+        }
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let what = format!("case {case}: {name}, {harm:?}");
+        let is_found = is_found(&node);
+        let outcome = match healed(&node, &log) {
+            Ok((storage, recovered, closed)) => {
+                assert!(read_all(&storage).unwrap() == log, "{what}: another log");
+                assert_eq!(recovered.vote, Some(VOTE), "{what}");
+                assert_eq!(recovered.committed, None, "{what}");
+                fill(&storage, 4, 45, 50, 900);
+                let more = read_all(&storage).unwrap();
+                assert!(more.starts_with(&log) && more.len() == 50, "{what}");
+                storage.idle();
+                drop(storage);
+                let (storage, _) = node.open().unwrap();
+                assert!(read_all(&storage).unwrap() == more, "{what}: another log later");
+                match closed {
+                    0 if is_found => Outcome::Mended,
+                    0 => Outcome::NothingLost,
+                    _ => Outcome::Repaired,
+                }
+            }
+            Err(e) => {
+                // One copy can be made again from the other; without both, the node can't know what it has promised.
+                let of_whom = name == "vote" || name == "identity";
+                assert!(of_whom && harm != Harm::BitFlipped, "{what}: {e}");
+                assert!(
+                    matches!(e, OpenError::Slots { .. } | OpenError::Missing { .. }),
+                    "{what}: {e}"
+                );
+                Outcome::Refused
+            }
+        };
+        let kind = name.split('-').next().unwrap().to_owned();
+        *table.entry((kind, harm)).or_default().entry(outcome).or_default() += 1;
+    }
+    println!("{CASES} damages, none of them read:");
+    for ((kind, harm), outcomes) in &table {
+        println!("  {kind}, {harm:?}: {outcomes:?}");
+    }
+    // Bits that say nothing are those of the zeros that no record lies in; a copy has none, all of it is checked.
+    let lost_nothing = table
+        .iter()
+        .filter(|(_, o)| o.contains_key(&Outcome::NothingLost));
+    assert!(
+        lost_nothing
+            .clone()
+            .all(|((kind, harm), _)| kind == "editlog" && *harm != Harm::Gone)
+    );
+    let repaired = |kind: &str, harm| {
+        let outcomes = table.get(&(kind.to_owned(), harm));
+        outcomes
+            .and_then(|o| o.get(&Outcome::Repaired))
+            .copied()
+            .unwrap_or(0)
+    };
+    for (kind, harm) in [
+        ("editlog", Harm::BitFlipped),
+        ("editlog", Harm::CutShort),
+        ("editlog", Harm::Gone),
+        ("patch", Harm::BitFlipped),
+    ] {
+        assert!(
+            repaired(kind, harm) > 0,
+            "{kind} was never repaired after {harm:?}"
+        );
+    }
+}

@@ -4,6 +4,8 @@
 //! [`segment`]s on a majority of disks, is admitted in log order by [`append`], and goes out again by [`tail`].
 
 pub mod append;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod raft;
 pub mod segment;
 pub mod server;

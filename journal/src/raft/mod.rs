@@ -21,6 +21,8 @@ mod steward;
 mod types;
 
 pub use checkpoint::CheckpointEvery;
+#[cfg(any(test, fuzzing))]
+pub(crate) use checkpoint::fuzz as fuzz_checkpoint;
 pub use condition::Condition;
 pub use config::{MetadataStore, NodeConfig, NodeError, ProposeError};
 pub use machine::{JournalState, Progress};

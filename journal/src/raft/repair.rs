@@ -25,7 +25,9 @@ use super::service::fetch_refused;
 use super::types::{
     entry_from_disk, entry_from_wire, entry_to_disk, entry_to_wire, log_id_from_disk, log_id_to_wire,
 };
-use crate::segment::{Gap, LogId, LogRecord, NOBODY, Salvage, SeedMember};
+use crate::segment::{
+    Gap, LogId, LogRecord, NOBODY, PAYLOAD_BYTES_MAX, SEGMENT_BYTES_MAX, Salvage, SeedMember,
+};
 use futures_util::stream::BoxStream;
 use redoubt_env::Env;
 use redoubt_proto::v1;
@@ -190,12 +192,17 @@ impl Repair {
 /// Why a gap can't be closed yet.
 const ANOTHER_FIRST: &str = "another gap must be closed first";
 
+/// Bytes of records that a file that was lost can have held, at most: what a node lacks beyond that, it never had.
+const LOST_BYTES_MAX: u64 = SEGMENT_BYTES_MAX as u64 + PAYLOAD_BYTES_MAX as u64;
+
 /// What is still wanted.
 struct Wanted {
     gap: Gap,
     /// Behind the last index of the log by now, where only that tells how many are missing.
     log_end: u64,
     records: Vec<LogRecord>,
+    /// Bytes of their payload.
+    bytes: u64,
     /// How many of the records are proven.
     proven: usize,
     /// The lowest index at which a peer has a record of a later term than what stands behind the gap. If that is committed, all
@@ -218,6 +225,7 @@ impl Wanted {
             gap,
             log_end,
             records: Vec::new(),
+            bytes: 0,
             proven: 0,
             later_at: None,
         }
@@ -241,6 +249,7 @@ impl Wanted {
             *self = Wanted::new(*gap, self.log_end);
         }
         self.records.truncate(self.proven);
+        self.bytes = self.records.iter().map(|r| r.payload.len() as u64).sum();
         self.gap = self.gap.removed_as(gap);
         self.later_at = None;
     }
@@ -279,7 +288,12 @@ impl Wanted {
                 self.gap = self.gap.removed_from(index);
                 break;
             }
+            self.bytes += record.payload.len() as u64;
             self.records.push(record);
+            if self.gap.is_cut_short() && self.bytes >= LOST_BYTES_MAX {
+                self.log_end = index + 1;
+                break;
+            }
         }
         let (first, end) = (self.gap.first_wanted(), self.end());
         let of_one_term = |term: u64| self.records.iter().all(|r| r.id.term == term);

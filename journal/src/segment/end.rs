@@ -8,7 +8,7 @@
 use super::error::{Failure, OpenError};
 use super::format::{HEADER_FRONT_BYTES, Position, SegmentHeader};
 use super::slots::Slots;
-use redoubt_env::files::Files;
+use redoubt_env::files::{Files, is_unreadable};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,10 @@ fn path(dir: &Path) -> PathBuf {
 fn is_lost(e: &OpenError) -> bool {
     match e {
         OpenError::Slots { .. } => true,
+        // A page that can't be read; a failed sync is another thing, and final.
+        OpenError::Io {
+            verb: "read", source, ..
+        } => is_unreadable(source),
         OpenError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
         _ => false,
     }

@@ -201,7 +201,7 @@ impl SegmentHeader {
         let again = HEADER_AGAIN_AT + HEADER_FRONT_BYTES;
         let front = b.get(HEADER_AGAIN_AT..again)?;
         let crc = b.get(again..again + 4).map(|b| get_u32(b, 0))?;
-        (crc32fast::hash(front) == crc).then(|| Self::decode_front(front))?
+        (crc32fast::hash(front) == crc || cfg!(fuzzing)).then(|| Self::decode_front(front))?
     }
 
     /// What the next segment's header says of this one, whose block has the checksum `crc`.
@@ -251,7 +251,7 @@ pub(crate) fn check_block(b: &[u8], bytes: usize, magic: &[u8; 8]) -> Result<u32
         return Err(HeaderError::Damaged);
     }
     let crc = get_u32(b, bytes - 4);
-    if crc32fast::hash(&b[..bytes - 4]) != crc {
+    if crc32fast::hash(&b[..bytes - 4]) != crc && !cfg!(fuzzing) {
         return Err(HeaderError::Damaged);
     }
     match get_u32(b, 8) {
@@ -342,7 +342,7 @@ impl RecordHeader {
             return None;
         }
         let crc = get_u32(b, 60);
-        if checksum(generation, at, &b[..60]) != crc {
+        if checksum(generation, at, &b[..60]) != crc && !cfg!(fuzzing) {
             return None;
         }
         let header = RecordHeader {
@@ -366,7 +366,8 @@ impl RecordHeader {
 
     /// Whether `payload` is this record's.
     pub(crate) fn owns(&self, payload: &[u8], generation: u64, at: Position) -> bool {
-        payload.len() == self.payload_bytes as usize && checksum(generation, at, payload) == self.payload_crc
+        payload.len() == self.payload_bytes as usize
+            && (checksum(generation, at, payload) == self.payload_crc || cfg!(fuzzing))
     }
 }
 

@@ -14,6 +14,8 @@ mod end;
 mod error;
 mod file;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod index;
 mod metadata;
 mod model;
@@ -43,6 +45,7 @@ pub use model::{
     ClusterMembershipSeed, Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, RecordKind,
     Recovered, SeedMember, Vote,
 };
+pub(crate) use open::SEGMENT_BYTES_MAX;
 pub use patch::Gap;
 pub(crate) use patch::NOBODY;
 pub use salvage::Salvage;

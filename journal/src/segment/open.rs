@@ -31,7 +31,7 @@ pub(crate) const IDENTITY: &str = "identity";
 pub(crate) const VOTE: &str = "vote";
 /// Entries of a data directory that this module does not look at.
 const FOREIGN_OK: [&str; 3] = ["LOCK", "metadata", "lost+found"];
-const SEGMENT_BYTES_MAX: u32 = 1024 * 1024 * 1024;
+pub(crate) const SEGMENT_BYTES_MAX: u32 = 1024 * 1024 * 1024;
 
 pub(crate) fn open(
     env: &Env,

@@ -57,11 +57,23 @@ pub struct Gap {
     pub(crate) before: Option<LogId>,
     /// There is another gap before it in the log.
     pub(crate) behind_another: bool,
-    /// The file ends here, or is lost: nothing tells how much there was.
+    /// The file may have been cut short here, or is lost: nothing tells how much there was.
     pub(crate) cut_short: bool,
 }
 
 impl Gap {
+    /// Whether the records that are missing can have lain in it. Where they can't, what is said behind it is not to be
+    /// believed, whatever its checksums say.
+    pub(crate) fn has_room(&self) -> bool {
+        let records = self.end.map_or(0, |end| end.saturating_sub(self.first));
+        records <= self.room()
+    }
+
+    /// Records that fit into it at most.
+    fn room(&self) -> u64 {
+        u64::from(self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES)
+    }
+
     /// Where it begins: the segment's number, and the byte in it.
     pub fn place(&self) -> (u32, u32) {
         (self.from.segment, self.from.offset)
@@ -79,7 +91,7 @@ impl Gap {
         let end = self.end.unwrap_or_else(|| {
             let room = match self.cut_short {
                 true => u64::MAX,
-                false => u64::from(self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES),
+                false => self.room(),
             };
             committed_end()
                 .min(self.first.saturating_add(room))
@@ -104,6 +116,11 @@ impl Gap {
             file.display(),
             self.from.offset
         )
+    }
+
+    /// Whether it ends at the end of a file that may have been cut short: then it held as much as a file can hold, at most.
+    pub fn is_cut_short(&self) -> bool {
+        self.cut_short
     }
 
     /// Whether only a quorum can tell how many records are missing.
@@ -328,7 +345,7 @@ pub(crate) fn load(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<P
         let file = files
             .open(&path, Mode::Read)
             .map_err(OpenError::io("open", &path))?;
-        let bytes = file::read_all(&*file, &path)?;
+        let bytes = file::read_what_can_be(&*file, &path)?;
         match decode(&bytes, number, node) {
             Some(patch) => patches.push(patch),
             None => tracing::warn!(patch = %path.display(), "a patch is damaged itself, and counts as none"),

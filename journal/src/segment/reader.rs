@@ -37,9 +37,9 @@ pub(crate) enum Stop {
 }
 
 impl From<std::io::Error> for Stop {
-    /// A sector that the disk can't read is as lost as one that it reads wrongly.
+    /// A sector that the disk can't read is as lost as one that it reads wrongly, and so is a file that is gone.
     fn from(e: std::io::Error) -> Self {
-        if is_unreadable(&e) {
+        if is_unreadable(&e) || e.kind() == std::io::ErrorKind::NotFound {
             tracing::error!("the disk can't read a file: {e}");
             return Stop::Damaged;
         }

@@ -321,7 +321,8 @@ fn gap(
         };
         return gap(resume, Some(next.next_index), None);
     }
-    // Nothing but marks, or headers without their payloads, behind it.
+    // Nothing but marks, or headers without their payloads, behind it; or nothing at all, and how much there was is not told:
+    // the witness may be older than the last records.
     if let Some(marks) = marks {
         return gap(marks, None, None);
     }
@@ -340,7 +341,7 @@ fn gap(
         link: walked.end.link,
     };
     Gap {
-        cut_short: last.is_none(),
+        cut_short: true,
         ..gap(resume, None, None)
     }
 }
@@ -440,7 +441,7 @@ pub(crate) fn segment(
             segment: number,
             offset: walked.end.offset,
             index,
-            gap: gap(image, next.map(|n| n.header), walked, before, learnt).into(),
+            gap: Some(gap(image, next.map(|n| n.header), walked, before, learnt)).filter(Gap::has_room),
         }
     };
     // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.

@@ -14,7 +14,7 @@ use super::patch::{self, Gap, Patch};
 use super::recover::{self, Cursor, End, Image, Judged, Learnt, Verdict};
 use super::summary::{self, Summary};
 use redoubt_env::Env;
-use redoubt_env::files::{File, Files, Mode};
+use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use redoubt_types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -352,20 +352,20 @@ fn find(
             continue;
         }
         let told_by_next = || {
-            let next = read.get(at + 1)?.header?;
+            let (next, _) = read.get(at + 1)?.header?;
             let before = at.checked_sub(1).map(|before| read[before].header);
             match before {
                 None => next.told(None),
-                Some(before) => next.told(before.map(|h| h.copy(h.encode().1))),
+                Some(before) => next.told(before.map(|(h, crc)| h.copy(crc))),
             }
         };
         let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
-        read[at].header = told_by_next().or(told_beside);
+        read[at].header = told_by_next().or(told_beside).map(with_crc);
     }
     let mut segments = Vec::new();
     for (number, block) in (1..).zip(read) {
         let path = file::path_of(dir, number);
-        let Some(header) = block.header else {
+        let Some((header, crc)) = block.header else {
             return Err(match numbers.contains(&number) {
                 true => OpenError::Rot {
                     path,
@@ -391,7 +391,7 @@ fn find(
             );
         }
         segments.push(Found {
-            crc: header.encode().1,
+            crc,
             header,
             path,
             is_spoilt: block.is_spoilt,
@@ -403,7 +403,8 @@ fn find(
 
 /// What a segment's own header block says.
 struct Block {
-    header: Option<SegmentHeader>,
+    /// With the checksum of its block.
+    header: Option<(SegmentHeader, u32)>,
     is_spoilt: bool,
     is_lost: bool,
 }
@@ -422,8 +423,8 @@ impl Block {
             Err(e) => return Err(OpenError::io("open", &path)(e)),
         };
         match file::read_header(&*file, dir, number) {
-            Ok((header, _)) => Ok(Block {
-                header: Some(header),
+            Ok(read) => Ok(Block {
+                header: Some(read),
                 is_spoilt: false,
                 is_lost: false,
             }),
@@ -432,18 +433,30 @@ impl Block {
                     return Ok(lost);
                 }
                 let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
-                // What can't be read at all tells nothing.
-                let read = file.read_at(&mut block, 0).unwrap_or_default();
+                let read = file
+                    .read_at(&mut block, 0)
+                    .map_err(OpenError::io("read", &path))?;
                 let header = SegmentHeader::decode_again(&block[..read]);
                 Ok(Block {
-                    header: header.filter(|h| h.segment == number),
+                    header: header.filter(|h| h.segment == number).map(with_crc),
                     is_spoilt: true,
                     is_lost: false,
                 })
             }
+            // What can't be read at all tells nothing.
+            Err(OpenError::Io { source, .. }) if is_unreadable(&source) => Ok(Block {
+                is_lost: false,
+                ..lost
+            }),
             Err(e) => Err(e),
         }
     }
+}
+
+/// A header that others tell, and the checksum that its block has.
+fn with_crc(header: SegmentHeader) -> (SegmentHeader, u32) {
+    let (_, crc) = header.encode();
+    (header, crc)
 }
 
 /// The summary of a sealed segment, if it is that of the file found.

@@ -130,7 +130,7 @@ impl Scrub {
         pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), Left> {
         let path = file::path_of(&self.dir, number);
-        let opened = self.files.open(&path, Mode::Read).map_err(Left::Io)?;
+        let opened = self.files.open(&path, Mode::Read).map_err(Stop::from)?;
         let mut chunk = Chunk::new(opened, CHUNK_BYTES);
         let block = chunk.get(0, SEGMENT_HEADER_BYTES as usize)?;
         let mut at = match SegmentHeader::decode(&block) {
@@ -197,7 +197,11 @@ impl Scrub {
     /// The header block of a segment, unless it is damaged: that is told when it is that segment's turn.
     fn header_of(&self, number: u32) -> Result<Option<SegmentHeader>, Left> {
         let path = file::path_of(&self.dir, number);
-        let file = self.files.open(&path, Mode::Read).map_err(Left::Io)?;
+        let file = match self.files.open(&path, Mode::Read).map_err(Stop::from) {
+            Ok(file) => file,
+            Err(Stop::Damaged) => return Ok(None),
+            Err(Stop::Io(e)) => return Err(Left::Io(e)),
+        };
         match file::read_header(&*file, &self.dir, number) {
             Ok((header, _)) => Ok(Some(header)),
             Err(OpenError::Io { source, .. }) => Err(Left::Io(source)),

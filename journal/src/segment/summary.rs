@@ -56,7 +56,7 @@ impl Summary {
 
     pub(crate) fn decode(b: &[u8], header: &SegmentHeader) -> Option<Self> {
         let (b, crc) = b.split_last_chunk::<4>()?;
-        if crc32fast::hash(b) != u32::from_le_bytes(*crc) {
+        if crc32fast::hash(b) != u32::from_le_bytes(*crc) && !cfg!(fuzzing) {
             return None;
         }
         let mut numbers = b.chunks_exact(8).map(|c| {

@@ -23,8 +23,10 @@ use super::summary::{self, Summary};
 use bytes::Bytes;
 use redoubt_env::Env;
 use redoubt_env::files::File;
+use redoubt_types::BootTime;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A batch is large from this part of the distance on that files are filled ahead.
 const LARGE_PART: u32 = 4;
@@ -68,6 +70,8 @@ pub(crate) struct Writer {
     sync_times: Arc<Mutex<SyncTimes>>,
     active: Active,
     end_file: EndFile,
+    /// When it was written.
+    testified: BootTime,
     /// Whether the disk has set space aside for all of the active segment.
     allotted: bool,
     path: PathBuf,
@@ -109,6 +113,7 @@ impl Writer {
             path: file::path_of(dir, active.header.segment),
             active,
             end_file,
+            testified: env.now(),
             batch: Batch::default(),
             behind: Behind::default(),
             changes: Vec::new(),
@@ -265,7 +270,14 @@ impl Writer {
     /// Has the file beside the log say how far it is durable.
     pub(crate) fn testify(&mut self) -> Result<(), Failure> {
         let now = self.witness();
-        self.end_file.say(now)
+        self.end_file.say(now)?;
+        self.testified = self.env.now();
+        Ok(())
+    }
+
+    /// Whether it says less than is so, and was written longer ago than `every`.
+    pub(crate) fn testimony_is_due(&self, every: Duration) -> bool {
+        self.wants_witness() && self.env.now().since(self.testified) >= every
     }
 
     /// Makes copies in the file beside the log again that are damaged; whether there were any.

@@ -3,6 +3,7 @@
 
 use super::repair::{patched, try_heal};
 use super::*;
+use redoubt_env::sim_files::{Call, Fault};
 use std::collections::BTreeMap;
 
 /// Damages that are tried.
@@ -222,4 +223,124 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
             "{kind} was never repaired after {harm:?}"
         );
     }
+}
+
+/// A log that was quiet long ago, and then had `count` records more.
+fn written_since(node: &Node, count: u64) -> Vec<LogRecord> {
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 5, 100);
+    storage.idle();
+    let beside = Path::new(DIR).join(end::END);
+    let witness = node.bytes(&beside);
+    fill(&storage, 1, 5, 5 + count, 100);
+    let log = read_all(&storage).unwrap();
+    drop(storage);
+    assert_eq!(node.bytes(&beside), witness, "it says nothing of the rest");
+    log
+}
+
+#[test]
+fn a_file_that_is_cut_short_anywhere_behind_an_old_witness_or_lost_is_had_again_as_a_whole() {
+    let length = {
+        let node = Node::new(1);
+        written_since(&node, 40);
+        node.bytes(&node.segment(1)).len()
+    };
+    let mut repaired = 0;
+    for cut in (0..length).step_by(11) {
+        let node = Node::new(1);
+        let log = written_since(&node, 40);
+        let path = node.segment(1);
+        let whole = node.bytes(&path);
+        node.files.put(&path, &whole[..cut]);
+        let Ok((storage, recovered, closed)) = healed(&node, &log) else {
+            panic!("cut at {cut}");
+        };
+        let read = read_all(&storage).unwrap();
+        if closed > 0 {
+            repaired += 1;
+            assert!(
+                read == log,
+                "cut at {cut}: {} of {} are there",
+                read.len(),
+                log.len()
+            );
+        } else {
+            // Behind the witness nothing tells of what was there: docs/disk-format.md, "What remains".
+            assert!(read.len() >= 5 && log.starts_with(&read), "cut at {cut}");
+            assert!(recovered.last.is_some());
+        }
+    }
+    assert!(repaired > 300, "{repaired} were repaired");
+}
+
+#[test]
+fn the_witness_is_never_old_while_the_log_is_in_use() {
+    let mut node = Node::new(1);
+    node.options.execution = Execution::Threads;
+    node.options.idle_after = std::time::Duration::from_millis(1);
+    let (storage, _) = node.open().unwrap();
+    let beside = Path::new(DIR).join(end::END);
+    let (mut testimonies, mut last) = (0, node.bytes(&beside));
+    let began = std::time::Instant::now();
+    // As a lease is renewed: never quiet for a second.
+    for n in 0.. {
+        let (done, answered) = std::sync::mpsc::channel();
+        storage.append(
+            vec![record(1, n, "renewed")],
+            Box::new(move |r| done.send(r).unwrap()),
+        );
+        answered.recv().unwrap().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let now = node.bytes(&beside);
+        testimonies += u32::from(now != last);
+        last = now;
+        if testimonies == 2 {
+            break;
+        }
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(20),
+            "{testimonies}"
+        );
+    }
+}
+
+#[test]
+fn a_page_that_can_not_be_read_is_as_one_that_is_damaged() {
+    let (files, _, log) = template();
+    let fresh = || {
+        let node = Node::new(1);
+        files.iter().for_each(|(path, bytes)| node.files.put(path, bytes));
+        node
+    };
+    let node = fresh();
+    let before = node.files.calls(Call::Read);
+    node.open().unwrap();
+    let reads = node.files.calls(Call::Read) - before;
+    let last = files
+        .iter()
+        .filter(|(p, _)| p.to_string_lossy().contains("editlog"))
+        .count();
+    let mut opened = 0;
+    for nth in 1..=reads {
+        let node = fresh();
+        node.files.fail_nth(Call::Read, nth, Fault::Io);
+        match node.open() {
+            Ok((storage, _)) => {
+                opened += 1;
+                assert!(read_all(&storage).unwrap() == log, "read {nth}");
+            }
+            Err(OpenError::Rot { .. }) => {
+                let (storage, ..) = healed(&node, &log).unwrap();
+                assert!(read_all(&storage).unwrap() == log, "read {nth}");
+            }
+            Err(OpenError::Io { path, .. }) => {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let refused = ["identity", "vote", &format!("editlog-{last:010}")];
+                assert!(refused.contains(&&*name), "read {nth} of {name}");
+            }
+            Err(e) => panic!("read {nth}: {e}"),
+        }
+    }
+    assert!(opened > 4, "{opened} of {reads}");
 }

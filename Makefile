@@ -5,19 +5,23 @@ CARGO ?= cargo
 DIR ?= ./.redoubt
 # Random histories that `make nightly` lets each property of the journal's storage survive.
 NIGHTLY_CASES ?= 100000
+# How long `make fuzz` runs each target.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := record values directory
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests plant known bugs, to see that they are caught. The tests themselves are built with the same features, so that
 # both share one target directory and nothing is built twice. Release builds never have them (see `lint`).
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-open clean servers
+.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
 	@echo 'make down   stop it from another terminal, or what a killed one left running'
 	@echo 'make test   run every test, over real processes'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
+	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis on this machine'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
@@ -45,7 +49,21 @@ test: servers
 # A case that fails is kept in journal/proptest-regressions, and tried first from then on. By cargo's own runner: nextest
 # would end what runs for long.
 nightly:
-	PROPTEST_CASES=$(NIGHTLY_CASES) $(CARGO) test -p redoubt-journal --lib --features redoubt-journal/planted-bugs segment::tests
+	PROPTEST_CASES=$(NIGHTLY_CASES) $(CARGO) test -p redoubt-journal --lib --features redoubt-journal/planted-bugs -- segment::tests raft::checkpoint
+
+# Each target for FUZZ_SECONDS. What fails is kept in fuzz/artifacts, what reaches further in fuzz/corpus. Without a sanitizer, as
+# no crate of this project may hold unsafe code; the flags for coverage are not stable, hence the variable.
+fuzz:
+	@command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/tools/bin/cargo-fuzz ] || \
+		$(CARGO) install cargo-fuzz --locked --root $(TARGET)/tools
+	@export PATH="$(abspath $(TARGET))/tools/bin:$$PATH" RUSTC_BOOTSTRAP=1; mkdir -p $(TARGET); \
+	for target in $(FUZZ_TARGETS); do \
+		log=$(TARGET)/fuzz-$$target.log; \
+		if $(CARGO) fuzz run --fuzz-dir fuzz --sanitizer none $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=40000 -timeout=30 >$$log 2>&1; \
+		then echo "fuzz $$target: $$(grep '^Done' $$log)"; \
+		else tail -60 $$log; echo "fuzz $$target failed" >&2; exit 1; fi; \
+	done
 
 lint:
 	$(CARGO) fmt --all --check

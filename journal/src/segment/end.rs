@@ -35,10 +35,12 @@ impl Witness {
     pub(crate) fn decode(b: &[u8]) -> Option<Self> {
         let (durable, front) = b.split_first_chunk::<8>()?;
         (front.len() == HEADER_FRONT_BYTES).then_some(())?;
-        Some(Witness {
+        let witness = Witness {
             durable: Position::from_u64(u64::from_le_bytes(*durable)),
             header: SegmentHeader::decode_front(front)?,
-        })
+        };
+        // There is nothing behind the last segment.
+        (witness.durable.segment <= witness.header.segment).then_some(witness)
     }
 }
 

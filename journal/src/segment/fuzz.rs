@@ -162,8 +162,11 @@ fn first_header() -> SegmentHeader {
     }
 }
 
+/// A record's kind, its term, leader and index, and its payload.
+type Record<'a> = (Kind, (u64, u64, u64), &'a [u8]);
+
 /// A segment of these records, each linked to the one before.
-fn segment(header: &SegmentHeader, records: &[(Kind, (u64, u64, u64), &[u8])]) -> Vec<u8> {
+fn segment(header: &SegmentHeader, records: &[Record<'_>]) -> Vec<u8> {
     let (mut bytes, crc) = header.encode();
     let mut end = Cursor::start(crc);
     for (kind, (term, leader, index), payload) in records {
@@ -200,7 +203,7 @@ fn segment(header: &SegmentHeader, records: &[(Kind, (u64, u64, u64), &[u8])]) -
 const LOG: Kind = Kind::Log(RecordKind::Normal);
 
 fn first_segment() -> Vec<u8> {
-    let records: [(Kind, (u64, u64, u64), &[u8]); 7] = [
+    let records: [Record<'_>; 7] = [
         (Kind::Log(RecordKind::Blank), (1, 0, 0), b""),
         (LOG, (1, 0, 1), b"one"),
         (LOG, (1, 0, 2), b"two"),

@@ -8,7 +8,7 @@ use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::LogIndex;
 use super::metadata::Metadata;
 use super::model::{Identity, Options, Recovered};
-use super::patch::Patch;
+use super::patch::Patches;
 use super::persisted::{
     IDENTITY_MAGIC, VOTE_MAGIC, decode_identity, decode_vote, encode_identity, encode_vote,
 };
@@ -271,7 +271,7 @@ struct Log {
     generations: BTreeMap<u32, u64>,
     active: Active,
     torn_bytes: u64,
-    patches: Vec<Patch>,
+    patches: Patches,
 }
 
 impl Log {

@@ -16,6 +16,7 @@ use super::model::{LogId, LogRecord, RecordKind};
 use super::recover::{Cursor, Image, record_at};
 use redoubt_env::files::{Files, Mode};
 use redoubt_types::NodeId;
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::Path;
 
@@ -226,16 +227,34 @@ impl Patch {
             records: missing.map(|index| (id(index), None)).collect(),
         }
     }
-
-    /// Whether it continues a segment of `generation` at `at`, behind a record with the checksum `link`.
-    fn continues(&self, generation: u64, at: Position, link: u32) -> bool {
-        self.generation == generation && self.from == at && self.from_link == link
-    }
 }
 
-/// The newest of `patches` that continues a segment of `generation` at `at`, behind a record with the checksum `link`.
-pub(crate) fn continuing(patches: &[Patch], generation: u64, at: Position, link: u32) -> Option<&Patch> {
-    patches.iter().rev().find(|p| p.continues(generation, at, link))
+/// Patches, the newest one of each place being the one that counts. Found by place: of a disk that rots all over there may
+/// be many, and each is looked for again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Patches {
+    list: Vec<Patch>,
+    by_place: BTreeMap<(u64, Position, u32), usize>,
+}
+
+impl Patches {
+    /// Adds one that is newer than all others.
+    pub(crate) fn push(&mut self, patch: Patch) {
+        let place = (patch.generation, patch.from, patch.from_link);
+        self.by_place.insert(place, self.list.len());
+        self.list.push(patch);
+    }
+
+    /// The one that continues a segment of `generation` at `at`, behind a record with the checksum `link`.
+    pub(crate) fn continuing(&self, generation: u64, at: Position, link: u32) -> Option<&Patch> {
+        let found = self.by_place.get(&(generation, at, link))?;
+        self.list.get(*found)
+    }
+
+    /// All, oldest first.
+    pub(crate) fn all(&self) -> &[Patch] {
+        &self.list
+    }
 }
 
 /// Makes the patch that puts `records` into `gap`, durable under its name before this returns.
@@ -336,9 +355,9 @@ pub(crate) fn write(
 }
 
 /// The patches in `dir` that are whole, oldest first, and the highest number that any has.
-pub(crate) fn load(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Vec<Patch>, u32), OpenError> {
+pub(crate) fn load(files: &dyn Files, dir: &Path, node: NodeId) -> Result<(Patches, u32), OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let (mut patches, mut highest) = (Vec::new(), 0);
+    let (mut patches, mut highest) = (Patches::default(), 0);
     for number in names.iter().filter_map(|n| file::patch_of(n)) {
         highest = number & !PATCH_BIT;
         let path = file::path_of(dir, number);

@@ -13,7 +13,7 @@ use super::format::{
 };
 use super::index::{LogIndex, SegmentLog};
 use super::model::LogId;
-use super::patch::{self, Gap, Patch};
+use super::patch::{Gap, Patches};
 use std::collections::BTreeMap;
 
 /// A segment file's header and bytes.
@@ -108,7 +108,7 @@ pub(crate) fn walk(
     image: &Image<'_>,
     before: &LogIndex,
     stop: Option<u32>,
-    patches: &[Patch],
+    patches: &Patches,
 ) -> Result<Walked, Verdict> {
     let mut log = SegmentLog::default();
     let mut end = Cursor::start(image.header_crc);
@@ -121,17 +121,21 @@ pub(crate) fn walk(
         };
         let record = record_at(image, at).filter(|(header, _)| header.link == end.link);
         let Some((header, crc)) = record else {
-            let Some(patch) = patch::continuing(patches, image.header.generation, at, end.link) else {
+            let Some(patch) = patches.continuing(image.header.generation, at, end.link) else {
                 break;
             };
-            let mut patched = log.clone();
-            if let Some(from) = patch.removes_from {
-                patched.truncate(from);
+            match patch.removes_from {
+                None if !log.takes_all(&before.ids, patch) => break,
+                None => {}
+                Some(from) => {
+                    let mut patched = log.clone();
+                    patched.truncate(from);
+                    if !patched.takes_all(&before.ids, patch) {
+                        break;
+                    }
+                    log = patched;
+                }
             }
-            if !patched.takes_all(&before.ids, patch) {
-                break;
-            }
-            log = patched;
             removals.extend(patch.removes_from.map(|from| (end.offset, from)));
             for (id, place) in &patch.records {
                 match place {
@@ -161,7 +165,7 @@ pub(crate) fn walk(
                     });
                 }
                 log.push(id, at);
-                if !patches.is_empty() {
+                if !patches.all().is_empty() {
                     terms.push((end.offset, id.term));
                 }
             }
@@ -242,14 +246,14 @@ pub(crate) fn highest_mark(image: &Image<'_>, from: u32) -> Option<Position> {
 }
 
 /// What would close the damage behind `walked`: where reading can go on, and which records are missing until then.
-/// `next` is the header behind this segment.
+/// `next` is the header behind this segment. `None` when that says that the segment ends before the damage.
 fn gap(
     image: &Image<'_>,
     next: Option<&SegmentHeader>,
     walked: &Walked,
     before: &LogIndex,
     learnt: &Learnt,
-) -> Gap {
+) -> Option<Gap> {
     let segment = image.header.segment;
     let from = Position {
         segment,
@@ -288,7 +292,9 @@ fn gap(
             cut_short: false,
         }
     };
-    let next = next.filter(|n| n.previous_end.segment == segment && n.previous_end.offset > from.offset);
+    if next.is_some_and(|n| n.previous_end.segment != segment || n.previous_end <= from) {
+        return None;
+    }
     let limit = match next {
         Some(n) if n.follows == Follows::Cut => n.previous_end.offset,
         _ => image.bytes.len() as u32,
@@ -305,9 +311,9 @@ fn gap(
             link: header.link,
         };
         match follow(image, resume, limit) {
-            Told::Next(index, term) => return gap(resume, Some(index), Some(term)),
-            Told::Removal(index) => return gap(resume, Some(index.max(next_index)), None),
-            Told::End(index) => return gap(resume, Some(index), None),
+            Told::Next(index, term) => return Some(gap(resume, Some(index), Some(term))),
+            Told::Removal(index) => return Some(gap(resume, Some(index.max(next_index)), None)),
+            Told::End(index) => return Some(gap(resume, Some(index), None)),
             Told::Nothing(end) => {
                 marks = Some(resume);
                 at = end;
@@ -319,12 +325,12 @@ fn gap(
             offset: next.previous_end.offset,
             link: next.previous_link,
         };
-        return gap(resume, Some(next.next_index), None);
+        return Some(gap(resume, Some(next.next_index), None));
     }
     // Nothing but marks, or headers without their payloads, behind it; or nothing at all, and how much there was is not told:
     // the witness may be older than the last records.
     if let Some(marks) = marks {
-        return gap(marks, None, None);
+        return Some(gap(marks, None, None));
     }
     let rest = image.bytes.get(from.offset as usize..).unwrap_or_default();
     let last = rest.iter().rposition(|b| *b != 0);
@@ -340,10 +346,10 @@ fn gap(
             .next_multiple_of(RECORD_ALIGN),
         link: walked.end.link,
     };
-    Gap {
+    Some(Gap {
         cut_short: true,
         ..gap(resume, None, None)
-    }
+    })
 }
 
 /// What intact records behind damage tell of the index at which they go on.
@@ -426,7 +432,7 @@ pub(crate) fn segment(
     next: Option<&Image<'_>>,
     next_is_last: bool,
     before: &LogIndex,
-    patches: &[Patch],
+    patches: &Patches,
     learnt: &Learnt,
 ) -> Result<Judged, Verdict> {
     let number = image.header.segment;
@@ -441,7 +447,7 @@ pub(crate) fn segment(
             segment: number,
             offset: walked.end.offset,
             index,
-            gap: Some(gap(image, next.map(|n| n.header), walked, before, learnt)).filter(Gap::has_room),
+            gap: gap(image, next.map(|n| n.header), walked, before, learnt).filter(Gap::has_room),
         }
     };
     // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.

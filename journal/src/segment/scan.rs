@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::index::{LogIndex, SegmentLog};
 use super::metadata::Metadata;
-use super::patch::{self, Gap, Patch};
+use super::patch::{self, Gap, Patch, Patches};
 use super::recover::{self, Cursor, End, Image, Judged, Learnt, Verdict};
 use super::summary::{self, Summary};
 use redoubt_env::Env;
@@ -95,7 +95,7 @@ pub(crate) struct Scan {
     /// Segments whose header block is damaged, and has to be made again.
     pub(crate) spoilt: Vec<Found>,
     /// The patches that are whole, oldest first.
-    pub(crate) patches: Vec<Patch>,
+    pub(crate) patches: Patches,
     /// The highest number of a patch.
     pub(crate) patch_number: u32,
     /// The segment in which the log ends. One behind it was made for a seal that was never written.
@@ -168,7 +168,11 @@ impl Scan {
                 .map_err(OpenError::io("sync", &s.path))?;
         }
         let mut index = LogIndex::default();
-        let mut generations: BTreeMap<_, _> = patches.iter().map(|p| (p.number, p.file_generation)).collect();
+        let mut generations: BTreeMap<_, _> = patches
+            .all()
+            .iter()
+            .map(|p| (p.number, p.file_generation))
+            .collect();
         let mut gaps: Vec<Gap> = Vec::new();
         // The next segment's bytes, where they were needed to judge the one before it.
         let mut ahead: Option<Vec<u8>> = None;
@@ -176,7 +180,10 @@ impl Scan {
             let found = &segments[i];
             let next = segments.get(i + 1);
             generations.insert(found.header.segment, found.header.generation);
-            let patched = patches.iter().any(|p| p.from.segment == found.header.segment);
+            let patched = patches
+                .all()
+                .iter()
+                .any(|p| p.from.segment == found.header.segment);
             if let Some(next) = next
                 && !patched
                 && let Some(summary) = trusted_summary(files, found, next, metadata)
@@ -205,7 +212,8 @@ impl Scan {
                 match recover::segment(&image, next, next_is_last, &index, &patches, learnt) {
                     Ok(judged) => break judged,
                     // Goes on behind it: there may be more, and what is whole is of use to others.
-                    Err(Verdict::Rot { gap: Some(gap), .. }) => {
+                    // One that was told before and is met again can't be what is missing there.
+                    Err(Verdict::Rot { gap: Some(gap), .. }) if !gaps.iter().any(|g| g.from == gap.from) => {
                         patches.push(Patch::of_gap(&gap));
                         gaps.push(gap);
                     }

@@ -9,7 +9,7 @@ use super::file;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
-use super::patch::{self, PATCH_BIT, Patch};
+use super::patch::{PATCH_BIT, Patches};
 use super::reader::{Chunk, Stop};
 use super::recover::Cursor;
 use super::state::{Shared, lock};
@@ -59,7 +59,7 @@ pub struct Checked {
 /// What is told at start and does not change while the node runs.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    pub(crate) patches: Vec<Patch>,
+    pub(crate) patches: Patches,
 }
 
 /// A check of all files of a log.
@@ -180,7 +180,7 @@ impl Scrub {
                 }
                 Err(Stop::Io(e)) => return Err(Left::Io(e)),
                 Err(Stop::Damaged) => {
-                    let patch = patch::continuing(&self.known.patches, generation, here, at.link);
+                    let patch = self.known.patches.continuing(generation, here, at.link);
                     at = patch.ok_or(Left::Rot(here.offset))?.resume;
                     if led_to == Some(at) {
                         break;

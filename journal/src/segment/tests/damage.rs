@@ -50,7 +50,7 @@ const VOTE: Vote = Vote {
 };
 
 /// What a quiet node has on its disk after a life in which something was repaired.
-fn template() -> (Vec<(PathBuf, Vec<u8>)>, Vec<(Vec<u8>, Vec<u8>)>, Vec<LogRecord>) {
+fn template() -> (Vec<(PathBuf, Vec<u8>)>, Vec<KeyValue>, Vec<LogRecord>) {
     let (node, _) = patched();
     let (storage, _) = node.open().unwrap();
     fill(&storage, 3, 32, 45, 900);
@@ -282,7 +282,8 @@ fn the_witness_is_never_old_while_the_log_is_in_use() {
     let (storage, _) = node.open().unwrap();
     let beside = Path::new(DIR).join(end::END);
     let (mut testimonies, mut last) = (0, node.bytes(&beside));
-    let began = std::time::Instant::now();
+    let env = Env::real();
+    let (began, (_pauses, pause)) = (env.now(), std::sync::mpsc::channel::<()>());
     // As a lease is renewed: never quiet for a second.
     for n in 0.. {
         let (done, answered) = std::sync::mpsc::channel();
@@ -291,7 +292,7 @@ fn the_witness_is_never_old_while_the_log_is_in_use() {
             Box::new(move |r| done.send(r).unwrap()),
         );
         answered.recv().unwrap().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        let _ = pause.recv_timeout(std::time::Duration::from_millis(100));
         let now = node.bytes(&beside);
         testimonies += u32::from(now != last);
         last = now;
@@ -299,7 +300,7 @@ fn the_witness_is_never_old_while_the_log_is_in_use() {
             break;
         }
         assert!(
-            began.elapsed() < std::time::Duration::from_secs(20),
+            env.now().since(began) < std::time::Duration::from_secs(20),
             "{testimonies}"
         );
     }

@@ -161,7 +161,13 @@ fn the_golden_format_is_read() {
         is_lost: false,
         witness: Position::default(),
     };
-    let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
+    let walked = walk(
+        &image,
+        &index::LogIndex::default(),
+        None,
+        &patch::Patches::default(),
+    )
+    .unwrap();
     assert_eq!(walked.end.offset as usize, bytes.len());
     assert_eq!(walked.sealed.unwrap().next_segment, 4);
     assert_eq!((walked.log.ids.first_index(), walked.log.ids.end), (Some(42), 44));
@@ -187,7 +193,13 @@ fn a_record_that_does_not_link_to_the_one_before_is_not_read() {
         is_lost: false,
         witness: Position::default(),
     };
-    let walked = walk(&image, &index::LogIndex::default(), None, &[]).unwrap();
+    let walked = walk(
+        &image,
+        &index::LogIndex::default(),
+        None,
+        &patch::Patches::default(),
+    )
+    .unwrap();
     assert_eq!(walked.end.offset, SEGMENT_HEADER_BYTES);
 }
 

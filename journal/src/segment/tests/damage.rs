@@ -49,8 +49,11 @@ const VOTE: Vote = Vote {
     committed: true,
 };
 
+/// Files and what is in them.
+type Contents = Vec<(PathBuf, Vec<u8>)>;
+
 /// What a quiet node has on its disk after a life in which something was repaired.
-fn template() -> (Vec<(PathBuf, Vec<u8>)>, Vec<KeyValue>, Vec<LogRecord>) {
+fn template() -> (Contents, Vec<KeyValue>, Vec<LogRecord>) {
     let (node, _) = patched();
     let (storage, _) = node.open().unwrap();
     fill(&storage, 3, 32, 45, 900);

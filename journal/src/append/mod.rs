@@ -11,8 +11,10 @@ mod index;
 mod lease;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
-pub use admission::{Admission, Frame, Granted, Position, Refused, Session, Standing, Verdict, WriterState};
+pub use admission::Admission;
 pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis};
 pub use index::{EntryIndex, IndexEntry, Seek};
 pub use lease::{LeaseDecision, LeaseKeeper};
+pub use verdict::{Frame, Granted, Position, Refused, Session, Standing, Verdict, WriterState};

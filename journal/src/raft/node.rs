@@ -7,6 +7,7 @@ use super::log_store::LogStore;
 use super::machine::{JournalState, Machine, Progress};
 use super::network::{Network, Peers, meant_for};
 use super::pages::Pages;
+use super::proposal::{Proposed, forward};
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig, log_id_from_disk};
 use crate::append::{Command, Genesis, IndexEntry, Seek, Verdict};
@@ -15,9 +16,8 @@ use crate::segment::{
 };
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::errors::{InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
 use redoubt_env::{Env, Task};
 use redoubt_proto::v1;
 use redoubt_types::NodeId;
@@ -31,33 +31,6 @@ pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// How often a node looks whether the journal's first entry is still to be proposed.
 const GENESIS_EVERY: Duration = Duration::from_millis(100);
-
-/// A proposal on its way; resolves when it was applied on this node.
-pub struct Proposed(oneshot::Receiver<ClientWriteResult<TypeConfig>>);
-
-impl Proposed {
-    /// Waits for the verdict.
-    ///
-    /// # Errors
-    /// When the entry may or may not be applied elsewhere.
-    pub async fn verdict(self) -> Result<Verdict, ProposeError> {
-        match self.0.await {
-            Ok(Ok(response)) => Ok(response.data),
-            Ok(Err(ClientWriteError::ForwardToLeader(f))) => Err(forward(&f)),
-            Ok(Err(e)) => Err(ProposeError::NotReady(e.to_string())),
-            Err(_) => Err(ProposeError::NotReady("Raft dropped the proposal".into())),
-        }
-    }
-}
-
-fn forward(f: &ForwardToLeader<TypeConfig>) -> ProposeError {
-    match &f.leader_node {
-        Some(peer) => ProposeError::NotLeader {
-            leader: Some(peer.address.clone()),
-        },
-        None => ProposeError::NotReady(f.to_string()),
-    }
-}
 
 /// Why a node ends whose Raft was begun and not finished.
 const START_CUT: &str = "its start was cut short; started again, this node goes on from its disk";

@@ -14,8 +14,10 @@ mod end;
 mod error;
 mod file;
 mod format;
+mod found;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gap;
 mod index;
 mod metadata;
 mod model;

@@ -5,6 +5,7 @@ use super::end::{self, END, EndFile, Witness};
 use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::found::Found;
 use super::index::LogIndex;
 use super::metadata::Metadata;
 use super::model::{Identity, Options, Recovered};
@@ -13,7 +14,7 @@ use super::persisted::{
     IDENTITY_MAGIC, VOTE_MAGIC, decode_identity, decode_vote, encode_identity, encode_vote,
 };
 use super::recover::Cursor;
-use super::scan::{Found, Scan, rotten};
+use super::scan::{Scan, rotten};
 use super::scrub::Known;
 use super::slots::Slots;
 use super::space::Space;

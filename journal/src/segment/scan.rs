@@ -3,87 +3,20 @@
 //! Promises to change nothing. Whether a missing range was torn or rotted is [`recover`]'s to decide.
 
 use super::end::Witness;
-use super::error::{Failure, OpenError, from_failure};
+use super::error::OpenError;
 use super::file;
-use super::format::{
-    Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
+use super::found::{Found, find};
 use super::index::{LogIndex, SegmentLog};
 use super::metadata::Metadata;
 use super::patch::{self, Gap, Patch, Patches};
-use super::recover::{self, Cursor, End, Image, Judged, Learnt, Verdict};
+use super::recover::{self, Cursor, End, Judged, Learnt, Verdict};
 use super::summary::{self, Summary};
 use redoubt_env::Env;
-use redoubt_env::files::{File, Files, Mode, is_unreadable};
+use redoubt_env::files::Files;
 use redoubt_types::NodeId;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// A segment file that was found.
-#[derive(Clone)]
-pub(crate) struct Found {
-    pub(crate) header: SegmentHeader,
-    pub(crate) crc: u32,
-    path: PathBuf,
-    /// Its block is damaged: others told what was in it.
-    is_spoilt: bool,
-    /// There is no file, or it is cut off within the block.
-    is_lost: bool,
-}
-
-impl Found {
-    /// Its file. Opened where it is needed: a long journal has more files than a process may have open.
-    pub(crate) fn file(&self, files: &dyn Files) -> Result<Arc<dyn File>, OpenError> {
-        files
-            .open(&self.path, Mode::Write)
-            .map_err(OpenError::io("open", &self.path))
-    }
-
-    fn read(&self, files: &dyn Files) -> Result<Vec<u8>, OpenError> {
-        match self.is_lost {
-            true => Ok(Vec::new()),
-            false => file::read_all(&*self.file(files)?, &self.path),
-        }
-    }
-
-    fn read_what_can_be(&self, files: &dyn Files) -> Result<Vec<u8>, OpenError> {
-        match self.is_lost {
-            true => Ok(Vec::new()),
-            false => file::read_what_can_be(&*self.file(files)?, &self.path),
-        }
-    }
-
-    /// Makes a header block again that is damaged or lost, byte for byte as it was.
-    ///
-    /// In its place, where there is one: a crash meanwhile leaves it damaged, as it is.
-    pub(crate) fn mend(&self, files: &dyn Files, dir: &Path) -> Result<(), OpenError> {
-        let (block, _) = self.header.encode();
-        let write = |file: &dyn File| {
-            file.write_at(&[IoSlice::new(&block)], 0)
-                .map_err(Failure::new("write the header of", &self.path))
-        };
-        if self.is_lost {
-            let made = file::publish(files, dir, self.header.segment, None, write);
-            return made.map(drop).map_err(from_failure);
-        }
-        let file = self.file(files)?;
-        write(&*file)
-            .and_then(|()| file::sync(&*file, &self.path))
-            .map_err(from_failure)
-    }
-
-    fn image<'a>(&'a self, bytes: &'a [u8], witness: Position) -> Image<'a> {
-        Image {
-            header: &self.header,
-            header_crc: self.crc,
-            bytes,
-            is_lost: self.is_lost,
-            witness,
-        }
-    }
-}
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What the files hold, nothing in them being changed.
 pub(crate) struct Scan {
@@ -329,142 +262,6 @@ pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
         position: gap.from.offset,
         index: gap.first,
     }
-}
-
-/// Segments that may be missing at most: one is told by the next, or by the witness.
-const LOST_MAX: usize = 8;
-
-/// The segments of `dir`, in order, each with a header that checks out, or is told by others.
-fn find(
-    files: &dyn Files,
-    dir: &Path,
-    node: NodeId,
-    witness: Option<&Witness>,
-) -> Result<Vec<Found>, OpenError> {
-    let names = files.list(dir).map_err(OpenError::io("list", dir))?;
-    let numbers: BTreeSet<u32> = names.iter().filter_map(|n| file::number_of(n)).collect();
-    let last = numbers.last().copied().max(witness.map(|w| w.header.segment));
-    let last = last.unwrap_or(1);
-    if last as usize > numbers.len() + LOST_MAX {
-        let missing = (1..).find(|n| !numbers.contains(n)).unwrap_or(last);
-        return Err(OpenError::Missing {
-            path: file::path_of(dir, missing),
-        });
-    }
-    let mut read = (1..=last)
-        .map(|number| Block::read(files, dir, number))
-        .collect::<Result<Vec<_>, _>>()?;
-    // From the last one back: each tells the one before.
-    for at in (0..read.len()).rev() {
-        if read[at].header.is_some() {
-            continue;
-        }
-        let told_by_next = || {
-            let (next, _) = read.get(at + 1)?.header?;
-            let before = at.checked_sub(1).map(|before| read[before].header);
-            match before {
-                None => next.told(None),
-                Some(before) => next.told(before.map(|(h, crc)| h.copy(crc))),
-            }
-        };
-        let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
-        read[at].header = told_by_next().or(told_beside).map(with_crc);
-    }
-    let mut segments = Vec::new();
-    for (number, block) in (1..).zip(read) {
-        let path = file::path_of(dir, number);
-        let Some((header, crc)) = block.header else {
-            return Err(match numbers.contains(&number) {
-                true => OpenError::Rot {
-                    path,
-                    segment: number,
-                    position: 0,
-                    index: 0,
-                },
-                false => OpenError::Missing { path },
-            });
-        };
-        if header.node != node.get() {
-            let found = format!("node {:016x}", header.node);
-            return Err(OpenError::Foreign {
-                path,
-                found,
-                wanted: format!("node {node}"),
-            });
-        }
-        if block.is_spoilt {
-            tracing::error!(
-                segment = number,
-                "its header is damaged or lost; others tell what it was"
-            );
-        }
-        segments.push(Found {
-            crc,
-            header,
-            path,
-            is_spoilt: block.is_spoilt,
-            is_lost: block.is_lost,
-        });
-    }
-    Ok(segments)
-}
-
-/// What a segment's own header block says.
-struct Block {
-    /// With the checksum of its block.
-    header: Option<(SegmentHeader, u32)>,
-    is_spoilt: bool,
-    is_lost: bool,
-}
-
-impl Block {
-    fn read(files: &dyn Files, dir: &Path, number: u32) -> Result<Block, OpenError> {
-        let path = file::path_of(dir, number);
-        let lost = Block {
-            header: None,
-            is_spoilt: true,
-            is_lost: true,
-        };
-        let file = match files.open(&path, Mode::Read) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(lost),
-            Err(e) => return Err(OpenError::io("open", &path)(e)),
-        };
-        match file::read_header(&*file, dir, number) {
-            Ok(read) => Ok(Block {
-                header: Some(read),
-                is_spoilt: false,
-                is_lost: false,
-            }),
-            Err(OpenError::Rot { .. }) => {
-                if file.len().map_err(OpenError::io("read", &path))? < SEGMENT_HEADER_BYTES.into() {
-                    return Ok(lost);
-                }
-                let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
-                let read = file
-                    .read_at(&mut block, 0)
-                    .map_err(OpenError::io("read", &path))?;
-                let header = SegmentHeader::decode_again(&block[..read]);
-                Ok(Block {
-                    header: header.filter(|h| h.segment == number).map(with_crc),
-                    is_spoilt: true,
-                    is_lost: false,
-                })
-            }
-            // What can't be read at all tells nothing.
-            Err(OpenError::Io { source, .. }) if is_unreadable(&source) => Ok(Block {
-                is_lost: false,
-                ..lost
-            }),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-/// A header that others tell, and the checksum that its block has.
-fn with_crc(header: SegmentHeader) -> (SegmentHeader, u32) {
-    let (_, crc) = header.encode();
-    (header, crc)
 }
 
 /// The summary of a sealed segment, if it is that of the file found.

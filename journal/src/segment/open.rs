@@ -344,7 +344,7 @@ fn cut_here(
         next_index: index.ids.end,
         before: Some(torn.header.copy(torn.crc)),
     };
-    let spare = space.take(options.segment_bytes.into());
+    let spare = space.take();
     let created =
         file::create(&**env.files(), dir, &header, first_bytes(options), spare).map_err(from_failure)?;
     Ok(Active {

@@ -117,11 +117,8 @@ impl Space {
         (1 + reserve).min(SPARES_MAX) as usize
     }
 
-    /// Takes a spare, the fullest of zeros, for a segment of `bytes`; the caller makes it one, or removes it.
-    pub(crate) fn take(&self, bytes: u64) -> Option<Spare> {
-        if bytes > self.segment_bytes {
-            return None;
-        }
+    /// Takes a spare, the fullest of zeros; the caller makes it a segment, or removes it.
+    pub(crate) fn take(&self) -> Option<Spare> {
         let _not_filled = lock(&self.filling);
         let mut state = lock(&self.state);
         let number = *state.spares.iter().max_by_key(|(_, filled)| **filled)?.0;

@@ -378,7 +378,7 @@ impl Writer {
             before: Some(self.active.header.copy(self.active.header_crc)),
         };
         let file_bytes = first_bytes(&self.options);
-        let spare = self.space.take(self.options.segment_bytes.into());
+        let spare = self.space.take();
         let created = file::create(&**self.env.files(), &self.dir, &header, file_bytes, spare)?;
         // Before the seal, and so before the first record there: from then on a loss of that file is seen.
         let durable = self.durable;

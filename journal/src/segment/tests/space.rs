@@ -38,18 +38,18 @@ fn spares_are_made_until_the_disk_is_full_and_again_when_it_is_not() {
         (0, 0, Room::Plenty),
         "nothing is missing"
     );
-    let taken = one.take(SEGMENT).unwrap();
+    let taken = one.take().unwrap();
     assert_eq!(room(&one), Room::Plenty, "another may be made in a moment");
     assert_eq!((provide(&one), room(&one)), (0, Room::Low));
     one.active_has(0);
     assert_eq!(room(&one), Room::Low, "the reserve is whole");
-    one.take(SEGMENT).unwrap();
+    one.take().unwrap();
     one.active_has(SEGMENT);
     assert_eq!(room(&one), Room::Low);
-    one.take(SEGMENT).unwrap();
+    one.take().unwrap();
     one.active_has(SEGMENT / 2);
     assert_eq!(room(&one), Room::None);
-    assert_eq!(one.take(SEGMENT), None);
+    assert_eq!(one.take(), None);
     node.files.set_capacity(None);
     assert_eq!((provide(&one), room(&one)), (3, Room::Plenty));
     assert_eq!(taken.filled, 0);
@@ -64,12 +64,11 @@ fn spares_are_taken_over_at_the_next_opening_unless_they_have_the_wrong_size() {
     assert_eq!(provide(&again), 0);
     let file = redoubt_env::files::Files::open(
         &node.files,
-        &again.take(SEGMENT).unwrap().path,
+        &again.take().unwrap().path,
         redoubt_env::files::Mode::Write,
     );
     file.unwrap().set_len(SEGMENT + 1).unwrap();
     assert_eq!(provide(&space(&node)), 1);
-    assert_eq!(again.take(SEGMENT + 1), None, "a spare is as long as a segment");
 }
 
 #[test]
@@ -78,11 +77,11 @@ fn the_spare_that_comes_next_is_filled_once_its_turn_is_near() {
     let one = space(&node);
     one.active_has(SEGMENT);
     provide(&one);
-    assert_eq!(one.take(SEGMENT).unwrap().filled, 0);
+    assert_eq!(one.take().unwrap().filled, 0);
     provide(&one);
     one.active_has(SEGMENT / 4);
     provide(&one);
-    assert_eq!(one.take(SEGMENT).unwrap().filled, SEGMENT);
+    assert_eq!(one.take().unwrap().filled, SEGMENT);
 }
 
 /// Appends until the storage has no more room than `until` and the disk is full; returns the next index. On a busy machine

@@ -5,6 +5,7 @@
 
 use super::end::END;
 use super::error::Failure;
+use super::format::SEGMENT_HEADER_BYTES;
 use super::metadata::{KeyValue, Metadata};
 use super::model::{Identity, LogRecord, Options, Vote};
 use super::open;
@@ -137,7 +138,8 @@ impl Core {
     /// Where the damage is that was met in reading `index`.
     pub(crate) fn rot_at(&self, index: u64) -> Option<Rot> {
         let (place, ..) = lock(&self.shared).find(index)?;
-        Some(Rot::at(&self.dir, place.at.segment, place.at.offset))
+        let offset = place.at.offset.max(SEGMENT_HEADER_BYTES);
+        Some(Rot::at(&self.dir, place.at.segment, offset))
     }
 
     /// Notes damage: the summary of its segment is forgotten, so that the next opening reads all of it, and repairs it.

@@ -47,7 +47,7 @@ pub(crate) fn record(bytes: &[u8]) {
 /// Bytes as each value that lies in a block or in the metadata.
 pub(crate) fn values(bytes: &[u8]) {
     let header = first_header();
-    let _ = Summary::decode(bytes, &header);
+    let _ = Summary::decode(bytes, header.segment, header.generation);
     let _ = Witness::decode(bytes);
     let _ = persisted::decode_vote(bytes);
     let _ = persisted::decode_identity(bytes);

@@ -95,7 +95,23 @@ impl LogIds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) first_index: u64,
+    /// No record lies at byte 0: that says that the places of that whole segment are not in memory, its summary has them.
     pub(crate) at: Position,
+}
+
+impl Place {
+    /// The place that stands for all those of a segment, whose first live record is `first_index`.
+    pub(crate) const fn somewhere_in(segment: u32, first_index: u64) -> Self {
+        Place {
+            first_index,
+            at: Position { segment, offset: 0 },
+        }
+    }
+
+    /// Whether it stands for all those of its segment.
+    pub(crate) const fn is_somewhere(&self) -> bool {
+        self.at.offset == 0
+    }
 }
 
 /// Places, in the order of the log. The live records from one place's index up to the next one's lie one
@@ -108,6 +124,17 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    /// Has one place stand for all those of `segment`, which come last.
+    pub(crate) fn fold(&mut self, segment: u32) {
+        let of_others = self.list.iter().rposition(|p| p.at.segment != segment);
+        let from = of_others.map_or(0, |last| last + 1);
+        if let Some(first) = self.list.get(from).copied() {
+            self.list.truncate(from);
+            self.list.push(Place::somewhere_in(segment, first.first_index));
+            self.broken = true;
+        }
+    }
+
     /// The places of a sealed segment.
     pub(crate) const fn from_list(list: Vec<Place>) -> Self {
         Places { list, broken: false }

@@ -4,19 +4,23 @@
 
 use super::error::ReadError;
 use super::file;
-use super::format::{Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
-use super::index::Place;
+use super::format::{Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
+use super::index::{Place, Places};
+use super::metadata::Metadata;
 use super::model::{LogId, LogRecord, PAYLOAD_BYTES_MAX};
 use super::state::{Shared, lock};
+use super::summary::{self, Summary};
 use bytes::Bytes;
 use redoubt_env::files::{File, Files, Mode, is_unreadable};
 use redoubt_env::planted;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Files kept open at most.
 const OPEN_FILES_MAX: usize = 64;
+/// Segments whose places are in memory at most, besides those of the one that is written to: 16 KiB each by default.
+const PLACES_MAX: usize = 32;
 /// Bytes read at once at least: a place's distance and then some.
 const CHUNK_BYTES_MIN: u64 = 96 * 1024;
 /// Bytes read at once at most, unless one record is larger.
@@ -27,7 +31,11 @@ pub(crate) struct Reader {
     files: Arc<dyn Files>,
     dir: PathBuf,
     shared: Arc<Mutex<Shared>>,
+    /// Has the summaries of sealed segments. Weak: whoever closed the storage may open it again.
+    metadata: Option<Weak<dyn Metadata>>,
     open: BTreeMap<u32, Arc<dyn File>>,
+    /// The places of sealed segments that were read last, the newest in front.
+    places: VecDeque<(u32, u64, Arc<Places>)>,
 }
 
 /// Why a walk stopped short.
@@ -48,12 +56,20 @@ impl From<std::io::Error> for Stop {
 }
 
 impl Reader {
-    pub(crate) fn new(files: Arc<dyn Files>, dir: PathBuf, shared: Arc<Mutex<Shared>>) -> Self {
+    /// Without `metadata` the places of a segment are had from its file.
+    pub(crate) fn new(
+        files: Arc<dyn Files>,
+        dir: PathBuf,
+        shared: Arc<Mutex<Shared>>,
+        metadata: Option<Weak<dyn Metadata>>,
+    ) -> Self {
         Reader {
             files,
             dir,
             shared,
+            metadata,
             open: BTreeMap::new(),
+            places: VecDeque::new(),
         }
     }
 
@@ -113,7 +129,19 @@ impl Reader {
     }
 
     /// Reads from `place` until its end, or `out` has enough.
-    fn walk(&mut self, place: Place, place_end: u64, generation: u64, out: &mut Out) -> Result<(), Stop> {
+    fn walk(
+        &mut self,
+        mut place: Place,
+        mut place_end: u64,
+        generation: u64,
+        out: &mut Out,
+    ) -> Result<(), Stop> {
+        if place.is_somewhere() {
+            let places = self.places_in(place.at.segment, generation)?;
+            let (found, end) = places.find(out.next).ok_or(Stop::Damaged)?;
+            // A later segment may have replaced records of this one.
+            (place, place_end) = (found, end.min(place_end));
+        }
         let file = self.file(place.at.segment)?;
         let want = out
             .bytes_max
@@ -154,6 +182,58 @@ impl Reader {
             };
         }
         Ok(())
+    }
+
+    /// Where the records of a sealed segment lie: from its summary, or else from its file.
+    fn places_in(&mut self, segment: u32, generation: u64) -> Result<Arc<Places>, Stop> {
+        let known = |p: &(u32, u64, Arc<Places>)| (p.0, p.1) == (segment, generation);
+        let places = match self.places.iter().position(known) {
+            Some(at) => self.places.remove(at).map(|p| p.2),
+            None => None,
+        };
+        let places = match places.or_else(|| self.summarized(segment, generation)) {
+            Some(places) => places,
+            None => Arc::new(self.walked(segment, generation)?),
+        };
+        self.places.push_front((segment, generation, places.clone()));
+        self.places.truncate(PLACES_MAX);
+        Ok(places)
+    }
+
+    fn summarized(&self, segment: u32, generation: u64) -> Option<Arc<Places>> {
+        let metadata = self.metadata.as_ref()?.upgrade()?;
+        let value = metadata.get(&summary::key(segment)).ok()??;
+        let summary = Summary::decode(&value, segment, generation)?;
+        Some(Arc::new(summary.log.places))
+    }
+
+    /// The places as the records of the file itself tell, up to the first that is damaged: only the headers are looked at, a
+    /// reader verifies what it reads.
+    fn walked(&mut self, segment: u32, generation: u64) -> Result<Places, Stop> {
+        let mut chunk = Chunk::new(self.file(segment)?, CHUNK_BYTES_MAX);
+        let mut places = Places::default();
+        let mut at = Position {
+            segment,
+            offset: SEGMENT_HEADER_BYTES,
+        };
+        loop {
+            let header = match chunk.get(at.offset, RECORD_HEADER_BYTES as usize) {
+                Ok(bytes) => RecordHeader::decode(&bytes, generation, at),
+                Err(Stop::Damaged) => None,
+                Err(stop) => return Err(stop),
+            };
+            let Some((header, _)) = header else {
+                return Ok(places);
+            };
+            match header.kind {
+                Kind::Log(_) => places.note(header.index, at),
+                Kind::Truncate => places.truncate(header.index),
+                Kind::Mark => {}
+                Kind::Seal => return Ok(places),
+            }
+            let next = u64::from(at.offset) + header.span();
+            at.offset = u32::try_from(next).map_err(|_| Stop::Damaged)?;
+        }
     }
 
     fn file(&mut self, segment: u32) -> std::io::Result<Arc<dyn File>> {

@@ -74,7 +74,7 @@ impl Salvage {
             generations: scan.generations,
             ..Shared::default()
         };
-        let reader = Reader::new(files.clone(), dir.to_owned(), Arc::new(Mutex::new(shared)));
+        let reader = Reader::new(files.clone(), dir.to_owned(), Arc::new(Mutex::new(shared)), None);
         Ok(Salvage {
             env: env.clone(),
             dir: dir.to_owned(),

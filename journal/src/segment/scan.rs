@@ -272,7 +272,7 @@ fn trusted_summary(
     metadata: &dyn Metadata,
 ) -> Option<Summary> {
     let value = metadata.get(&summary::key(found.header.segment)).ok()??;
-    let summary = Summary::decode(&value, &found.header)?;
+    let mut summary = Summary::decode(&value, found.header.segment, found.header.generation)?;
     let expected = Position {
         segment: found.header.segment,
         offset: summary.end.offset,
@@ -295,6 +295,8 @@ fn trusted_summary(
         .read_at(&mut seal, at.offset.into())
         .ok()?;
     let (seal, crc) = RecordHeader::decode(&seal, found.header.generation, at)?;
+    // Its places are read when somebody reads there.
+    summary.log.places.fold(found.header.segment);
     (seal.kind == Kind::Seal && crc == summary.end.link).then_some(summary)
 }
 

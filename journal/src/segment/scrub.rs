@@ -28,7 +28,7 @@ pub struct Rot {
     pub path: PathBuf,
     /// The segment's number; a patch's belongs to no segment.
     pub segment: Option<u32>,
-    /// Where in the file, bytes.
+    /// Where in the file, bytes: the damage is there or behind it.
     pub offset: u32,
 }
 

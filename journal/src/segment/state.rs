@@ -46,6 +46,7 @@ impl Shared {
             match change {
                 Change::Placed { index, at } => self.places.note(index, at),
                 Change::Truncated { first_removed } => self.places.truncate(first_removed),
+                Change::Sealed { segment } => self.places.fold(segment),
                 Change::Opened { segment, generation } => {
                     self.generations.insert(segment, generation);
                 }

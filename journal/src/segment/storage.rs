@@ -112,9 +112,11 @@ impl Storage {
         options: Options,
         metadata: Arc<dyn Metadata>,
     ) -> Result<(Storage, Recovered), OpenError> {
+        let summaries = Arc::downgrade(&metadata);
         let (core, recovered) = open::open(env, dir, name, options, metadata)?;
         let core = Arc::new(core);
-        let mut reader = Reader::new(env.files().clone(), dir.to_owned(), core.shared.clone());
+        let shared = core.shared.clone();
+        let mut reader = Reader::new(env.files().clone(), dir.to_owned(), shared, Some(summaries));
         let mut threads = Vec::new();
         let reads = if options.execution == Execution::Threads {
             let spawn = |name, run: Box<dyn FnOnce() + Send>| {
@@ -392,6 +394,12 @@ impl Storage {
     /// [`Execution::Manual`], which know no time.
     pub fn idle(&self) {
         self.handle.core.idle(true);
+    }
+
+    /// What submitters, writer and reader share, for tests.
+    #[cfg(test)]
+    pub(crate) fn with_shared(&self, look: impl FnOnce(&super::state::Shared)) {
+        look(&lock(&self.handle.core.shared));
     }
 
     fn work(&self) {

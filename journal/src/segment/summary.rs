@@ -3,7 +3,7 @@
 //! A summary is believed only if its checksum is right and it names the file's generation and the seal that
 //! is found in the file; anything else means that the file is scanned.
 
-use super::format::{FORMAT_VERSION, Position, SegmentHeader};
+use super::format::{FORMAT_VERSION, Position};
 use super::index::{LogIds, Place, Places, Run, SegmentLog};
 use super::recover::{Cursor, Sealed};
 
@@ -54,7 +54,8 @@ impl Summary {
         b
     }
 
-    pub(crate) fn decode(b: &[u8], header: &SegmentHeader) -> Option<Self> {
+    /// Reads the summary of `segment`, if it is of that generation of it.
+    pub(crate) fn decode(b: &[u8], segment: u32, of_generation: u64) -> Option<Self> {
         let (b, crc) = b.split_last_chunk::<4>()?;
         if crc32fast::hash(b) != u32::from_le_bytes(*crc) && !cfg!(fuzzing) {
             return None;
@@ -100,7 +101,7 @@ impl Summary {
                 at: Position::from_u64(next()?),
             });
         }
-        if generation != header.generation || list.iter().any(|p| p.at.segment != header.segment) {
+        if generation != of_generation || list.iter().any(|p| p.at.segment != segment) {
             return None;
         }
         let log = SegmentLog {

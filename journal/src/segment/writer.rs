@@ -34,9 +34,21 @@ const LARGE_PART: u32 = 4;
 /// What readers have to learn once a batch is in its file, in the order of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Placed { index: u64, at: Position },
-    Truncated { first_removed: u64 },
-    Opened { segment: u32, generation: u64 },
+    Placed {
+        index: u64,
+        at: Position,
+    },
+    Truncated {
+        first_removed: u64,
+    },
+    /// The segment is sealed, and its summary kept.
+    Sealed {
+        segment: u32,
+    },
+    Opened {
+        segment: u32,
+        generation: u64,
+    },
 }
 
 /// An open segment, as recovery or a roll leaves it.
@@ -404,15 +416,19 @@ impl Writer {
             segment: number,
             offset: SEGMENT_HEADER_BYTES,
         };
+        let segment = sealed.header.segment;
+        if self.summarize(sealed) {
+            self.changes.push(Change::Sealed { segment });
+        }
         self.changes.push(Change::Opened {
             segment: number,
             generation,
         });
-        self.summarize(sealed);
         Ok(())
     }
 
-    fn summarize(&self, sealed: Active) {
+    /// Keeps what a scan of the segment would find; whether that is there to be read from now on.
+    fn summarize(&self, sealed: Active) -> bool {
         let next = Sealed {
             next_segment: self.active.header.segment.into(),
             next_generation: self.active.header.generation,
@@ -425,8 +441,19 @@ impl Writer {
             sealed: next,
             log: sealed.log,
         };
-        if let Err(error) = self.metadata.put(&key, &summary.encode()) {
-            tracing::warn!(%error, "could not keep a segment's summary: the next start scans the segment");
+        // Records that a patch holds have their places in another file.
+        let in_place = summary
+            .log
+            .places
+            .list
+            .iter()
+            .all(|p| p.at.segment == sealed.header.segment);
+        match self.metadata.put(&key, &summary.encode()) {
+            Ok(()) => in_place,
+            Err(error) => {
+                tracing::warn!(%error, "could not keep a segment's summary: the next start scans the segment");
+                false
+            }
         }
     }
 }

@@ -380,6 +380,46 @@ fn a_lost_file_is_missed_and_a_strange_one_is_not_formatted_over() {
     assert!(matches!(node.open(), Err(OpenError::NotOurs { .. })));
 }
 
+#[test]
+fn where_the_records_of_sealed_segments_lie_is_not_kept_in_memory() {
+    let node = Node::new(1);
+    let places = |storage: &Storage| {
+        let mut found = 0;
+        storage.with_shared(|shared| found = shared.places.list.len());
+        found
+    };
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 200, 900);
+    // Into a sealed segment, so that a part of it is replaced.
+    storage.truncate_after(Some(150), Answer::default().done());
+    fill(&storage, 2, 151, 400, 900);
+    let want = read_all(&storage).unwrap();
+    assert_eq!(want.len(), 400);
+    let segments = (1..)
+        .take_while(|n| node.files.contents(&node.segment(*n)).is_some())
+        .count();
+    assert!(
+        segments > 20 && places(&storage) < segments + 3,
+        "{} of {segments}",
+        places(&storage)
+    );
+    drop(storage);
+    let (storage, _) = node.open().unwrap();
+    assert!(places(&storage) < segments + 3);
+    assert!(read_all(&storage).unwrap() == want, "from the summaries");
+    for index in [399, 0, 150, 151, 152, 77] {
+        let read = ready(storage.read(index, index + 1, 1)).unwrap();
+        assert!(read == want[index as usize..=index as usize], "record {index}");
+    }
+    drop(storage);
+    // What is lost while the node runs is had from the files.
+    let (storage, _) = node.open().unwrap();
+    for (key, _) in node.metadata.all() {
+        node.metadata.remove(&key).unwrap();
+    }
+    assert!(read_all(&storage).unwrap() == want, "from the files");
+}
+
 proptest! {
     #[test]
     fn a_crash_while_formatting_leaves_a_directory_that_can_be_formatted(calls in 0u64..20, seed: u64) {

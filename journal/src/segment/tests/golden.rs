@@ -246,6 +246,6 @@ proptest! {
         prop_assert_eq!(RecordHeader::decode(&bytes, 1, at), None);
         prop_assert!(SegmentHeader::decode(&bytes).is_err());
         persisted::decode_identity(&bytes);
-        prop_assert_eq!(summary::Summary::decode(&bytes, &header()), None);
+        prop_assert_eq!(summary::Summary::decode(&bytes, header().segment, header().generation), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Behind damage: where reading can go on, and how much is missing until then. Pure, like [`super::recover`].
 
-use super::format::{Follows, Kind, Position, RECORD_ALIGN, SegmentHeader};
+use super::format::{Follows, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, SegmentHeader};
 use super::index::LogIndex;
 use super::patch::Gap;
 use super::recover::{Cursor, Image, Learnt, Walked, record_at};
@@ -52,6 +52,11 @@ pub(crate) fn behind(
             cut_short: false,
         }
     };
+    // More records than it had room for can't have lain there: whatever says so is not to be believed, whatever its checksum.
+    let told = |resume: Cursor, end: u64, term: Option<u64>| {
+        let room = resume.offset.saturating_sub(from.offset) / RECORD_HEADER_BYTES;
+        (end.saturating_sub(next_index) <= room.into()).then(|| gap(resume, Some(end), term))
+    };
     if next.is_some_and(|n| n.previous_end.segment != segment || n.previous_end <= from) {
         return None;
     }
@@ -71,9 +76,9 @@ pub(crate) fn behind(
             link: header.link,
         };
         match follow(image, resume, limit) {
-            Told::Next(index, term) => return Some(gap(resume, Some(index), Some(term))),
-            Told::Removal(index) => return Some(gap(resume, Some(index.max(next_index)), None)),
-            Told::End(index) => return Some(gap(resume, Some(index), None)),
+            Told::Next(index, term) => return told(resume, index, Some(term)),
+            Told::Removal(index) => return told(resume, index.max(next_index), None),
+            Told::End(index) => return told(resume, index, None),
             Told::Nothing(end) => {
                 marks = Some(resume);
                 at = end;
@@ -85,7 +90,7 @@ pub(crate) fn behind(
             offset: next.previous_end.offset,
             link: next.previous_link,
         };
-        return Some(gap(resume, Some(next.next_index), None));
+        return told(resume, next.next_index, None);
     }
     // Nothing but marks, or headers without their payloads, behind it; or nothing at all, and how much there was is not told:
     // the witness may be older than the last records.

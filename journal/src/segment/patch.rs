@@ -63,13 +63,6 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// Whether the records that are missing can have lain in it. Where they can't, what is said behind it is not to be
-    /// believed, whatever its checksums say.
-    pub(crate) fn has_room(&self) -> bool {
-        let records = self.end.map_or(0, |end| end.saturating_sub(self.first));
-        records <= self.room()
-    }
-
     /// Records that fit into it at most.
     fn room(&self) -> u64 {
         u64::from(self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES)

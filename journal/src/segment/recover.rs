@@ -304,7 +304,7 @@ pub(crate) fn segment(
             segment: number,
             offset: walked.end.offset,
             index,
-            gap: gap::behind(image, next.map(|n| n.header), walked, before, learnt).filter(Gap::has_room),
+            gap: gap::behind(image, next.map(|n| n.header), walked, before, learnt),
         }
     };
     // The log ends here; whatever lies behind is judged. A torn end is always cut, a clean one if it must be.

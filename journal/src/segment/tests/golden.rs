@@ -150,6 +150,31 @@ fn the_format_is_the_golden_one() {
 }
 
 #[test]
+fn a_segment_whose_header_has_no_copies_is_read() {
+    // As files were written before there were any: zeros in their places, which the block's own checksum covers.
+    let node = Node::new(1);
+    let (storage, _) = node.open().unwrap();
+    drop(storage);
+    let path = node.segment(1);
+    let mut bytes = node.bytes(&path);
+    let block = &mut bytes[..SEGMENT_HEADER_BYTES as usize];
+    block[2048..2180].fill(0);
+    let crc = format::seal_block(block);
+    let (header, read) = SegmentHeader::decode(block).unwrap();
+    assert_eq!(read, crc);
+    assert_ne!(header.encode().1, crc, "another block");
+    node.files.put(&path, &bytes);
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 40, 900);
+    let want = read_all(&storage).unwrap();
+    drop(storage);
+    assert!(node.files.contents(&node.segment(2)).is_some());
+    let (storage, recovered) = node.open().unwrap();
+    assert_eq!(recovered.truncated_bytes, 0);
+    assert!(read_all(&storage).unwrap() == want);
+}
+
+#[test]
 fn the_golden_format_is_read() {
     let bytes = segment(0);
     let (read, header_crc) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();

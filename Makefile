@@ -14,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers
+.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers cxx
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -53,7 +53,7 @@ nightly:
 
 # Each target for FUZZ_SECONDS. What fails is kept in fuzz/artifacts, what reaches further in fuzz/corpus. Without a sanitizer, as
 # no crate of this project may hold unsafe code; the flags for coverage are not stable, hence the variable.
-fuzz:
+fuzz: cxx
 	@command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/tools/bin/cargo-fuzz ] || \
 		$(CARGO) install cargo-fuzz --locked --root $(TARGET)/tools
 	@export PATH="$(abspath $(TARGET))/tools/bin:$$PATH" RUSTC_BOOTSTRAP=1; mkdir -p $(TARGET); \
@@ -89,6 +89,18 @@ bench-open:
 clean: down
 	rm -rf $(DIR)
 	$(CARGO) clean
+
+# A C++ compiler, which the fuzzer is built with.
+cxx:
+	@if command -v c++ >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo 'a C++ compiler is needed as c++ on the PATH: install one with your package manager' >&2; \
+		exit 1; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	set -ex; \
+	$$sudo apt-get update; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y g++
 
 # A stock server and its command-line tools, from the system's packages.
 servers:

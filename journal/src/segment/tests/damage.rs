@@ -94,7 +94,8 @@ fn nothing_wrong_is_read(storage: &Storage, log: &[LogRecord]) {
         let index = want.id.index;
         match ready(storage.read(index, index + 1, u64::MAX)) {
             Ok(read) => assert!(read == [want.clone()], "record {index} is another one"),
-            Err(ReadError::Damaged { .. } | ReadError::Io { .. }) => {}
+            // Also where the file is gone: others have what was in it.
+            Err(ReadError::Damaged { .. }) => {}
             Err(e) => panic!("{e}"),
         }
     }

@@ -90,26 +90,24 @@ clean: down
 	rm -rf $(DIR)
 	$(CARGO) clean
 
+# Installs the packages $(3), unless the commands $(1) are there; without apt-get it says that $(2).
+define installed
+	@missing=; for command in $(1); do command -v $$command >/dev/null || missing=1; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo '$(2) on the PATH: install with your package manager' >&2; \
+		exit 1; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	set -ex; \
+	$$sudo apt-get update; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(3)
+endef
+
 # A C++ compiler, which the fuzzer is built with.
 cxx:
-	@if command -v c++ >/dev/null; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then \
-		echo 'a C++ compiler is needed as c++ on the PATH: install one with your package manager' >&2; \
-		exit 1; \
-	fi; \
-	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
-	set -ex; \
-	$$sudo apt-get update; \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y g++
+	$(call installed,c++,a C++ compiler is needed as c++,g++)
 
-# A stock server and its command-line tools, from the system's packages.
+# A stock server and its command-line tools.
 servers:
-	@if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then \
-		echo 'redis-server 7.0 or later and redis-cli are needed on the PATH: install them with your package manager' >&2; \
-		exit 1; \
-	fi; \
-	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
-	set -ex; \
-	$$sudo apt-get update; \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server redis-tools
+	$(call installed,redis-server redis-cli,redis-server 7.0 or later and redis-cli are needed,redis-server redis-tools)

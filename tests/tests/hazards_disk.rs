@@ -161,11 +161,23 @@ async fn a_leader_whose_disk_is_slow_holds_nobody_up_and_gives_the_leadership_aw
     cluster.down().await;
 }
 
-/// Waits until a node says `told`.
-async fn says(cluster: &DevCluster, node: &str, told: &str) {
+/// How often a node has said `told`.
+fn said(cluster: &DevCluster, node: &str, told: &str) -> usize {
+    cluster.log(node).matches(told).count()
+}
+
+/// Waits until a node has said `told` more often than `before`; does `meanwhile` again and again until then.
+async fn says_again(
+    cluster: &DevCluster,
+    node: &str,
+    (told, before): (&str, usize),
+    meanwhile: impl AsyncFn() -> Result<(), String>,
+) {
     eventually(told, Duration::from_secs(30), || async {
-        let log = cluster.log(node);
-        log.contains(told).then_some(()).ok_or(log)
+        meanwhile().await?;
+        (said(cluster, node, told) > before)
+            .then_some(())
+            .ok_or_else(|| cluster.log(node))
     })
     .await;
 }
@@ -185,34 +197,26 @@ async fn h04_h07_a_disk_rots_one_fills_up_and_a_node_is_killed_in_turn_under_loa
     tokens.progress(200, SOON).await;
     for turn in 0..3 {
         let rots = format!("journal-{}", 1 + turn % 3);
-        let repaired = cluster.log(&rots).matches("repaired what rotted").count();
+        let told = "repaired what rotted";
+        let repaired = (told, said(&cluster, &rots, told));
         let (path, at) = place_of(&cluster, &rots, &word);
         flip(&path, at + 50);
-        eventually("a repair", Duration::from_secs(30), || async {
-            let log = cluster.log(&rots);
-            (log.matches("repaired what rotted").count() > repaired)
-                .then_some(())
-                .ok_or(log)
-        })
-        .await;
+        says_again(&cluster, &rots, repaired, async || Ok(())).await;
         tokens.progress(100, SOON).await;
 
         let fills = cluster.leader().await;
-        let handed_over = cluster.log(&fills).matches("hands the leadership over").count();
+        let now = |told| (told, said(&cluster, &fills, told));
+        let handed_over = now("hands the leadership over");
+        let has_room = now("there is room on the disk again");
         std::fs::write(&switch, ids(&cluster, &[&fills])).unwrap();
-        eventually("a full disk", Duration::from_secs(30), || async {
-            write_big(&mut proxy.clone(), turn)
-                .await
-                .map_err(|e| e.to_string())?;
-            let log = cluster.log(&fills);
-            (log.matches("hands the leadership over").count() > handed_over)
-                .then_some(())
-                .ok_or(log)
-        })
-        .await;
+        let write = async || {
+            let written = write_big(&mut proxy.clone(), turn).await;
+            written.map_err(|e| e.to_string())
+        };
+        says_again(&cluster, &fills, handed_over, write).await;
         tokens.progress(100, SOON).await;
         std::fs::remove_file(&switch).unwrap();
-        says(&cluster, &fills, "there is room on the disk again").await;
+        says_again(&cluster, &fills, has_room, async || Ok(())).await;
 
         let killed = cluster.leader().await;
         let old = cluster.kill(&killed);

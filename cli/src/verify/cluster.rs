@@ -1,6 +1,6 @@
 //! `redoubt verify --endpoints`: whether all nodes of a running cluster hold the same journal, whole.
 
-use super::{advance, bar};
+use super::{advance, bar, json};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use futures_util::future::join_all;
@@ -55,10 +55,7 @@ pub(crate) async fn run(client: &Client, endpoints: &[String], output: Output) -
         nodes,
     };
     match output {
-        Output::Json => match serde_json::to_string(&view) {
-            Ok(text) => output::line(&text),
-            Err(e) => return Err(Failure::unchecked(format!("can't print the result: {e}"))),
-        },
+        Output::Json => json(&view)?,
         Output::Table => print(&view),
     }
     let names = |nodes: Vec<&Node>| {

@@ -1,6 +1,6 @@
 //! `redoubt verify PATH`: whether one node's data directory is whole.
 
-use super::{advance, bar};
+use super::{advance, bar, json};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use redoubt_env::Env;
@@ -70,10 +70,7 @@ pub(crate) fn run(env: &Env, path: &Path, output: Output) -> Result<(), Failure>
         Err(e) => return Err(Failure::unchecked(unchecked(path, &e))),
     };
     match output {
-        Output::Json => match serde_json::to_string(&view) {
-            Ok(text) => output::line(&text),
-            Err(e) => return Err(Failure::unchecked(format!("can't print the result: {e}"))),
-        },
+        Output::Json => json(&view)?,
         Output::Table => print(path, &view),
     }
     match view.damage.len() {

@@ -3,11 +3,21 @@
 pub(crate) mod cluster;
 pub(crate) mod directory;
 
+use crate::failure::Failure;
+use crate::output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use std::time::Duration;
 
 /// How often a bar moves on its own: a sign of life while a disk is slow.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Prints what was found for programs.
+fn json(view: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(view);
+    output::line(&text.map_err(|e| Failure::unchecked(format!("can't print the result: {e}")))?);
+    Ok(())
+}
 
 /// A bar for bytes on stderr, if that is a terminal.
 fn bar(name: &str) -> ProgressBar {

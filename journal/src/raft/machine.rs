@@ -288,10 +288,8 @@ mod tests {
 
     #[test]
     fn h07_an_entry_behind_a_gap_is_never_applied() {
-        let (mut state, env) = (
-            JournalState::from(None, CheckpointEvery::default(), &Env::real()),
-            Env::real(),
-        );
+        let env = Env::real();
+        let mut state = JournalState::from(None, CheckpointEvery::default(), &env);
         assert!(
             state.apply(&blank(1), &env).is_err(),
             "the first entry is missing"

@@ -199,9 +199,9 @@ impl Core {
     pub(crate) fn run(&self) {
         while self.wait() {
             if self.turn() == 0 {
-                self.idle(false);
+                self.idle();
             }
-            self.testify_in_time();
+            self.testify(TESTIFY_EVERY);
         }
         lock(&self.io).take();
         self.closed.store(true, Ordering::SeqCst);
@@ -263,31 +263,25 @@ impl Core {
         count
     }
 
-    /// Marks the log durable up to its end; where that is done, has the file beside the log say so. `all`: both.
-    pub(crate) fn idle(&self, all: bool) {
-        if self.failed.borrow().is_some() {
-            return;
-        }
-        let mut io = lock(&self.io);
-        let Some(io) = io.as_mut() else { return };
-        let marks = io.writer.wants_mark();
-        let done = if marks { io.writer.mark() } else { Ok(()) };
-        let done = match marks && !all {
-            true => done,
-            false => done.and_then(|()| io.writer.testify()),
-        };
-        if let Err(failure) = done {
-            self.fail(failure);
-        }
+    /// Marks the log durable up to its end, unless it is marked already.
+    pub(crate) fn idle(&self) {
+        self.unless_failed(|io| io.writer.mark());
     }
 
-    /// Has the file beside the log say how far it is, if it has not for a while. Under load too, and on a log that is never quiet
-    /// because a lease is renewed: what was written since the file said so would be missed by nobody if its file were cut short.
-    fn testify_in_time(&self) {
+    /// Has the file beside the log say how far it is, if it says less and has for `at_least`. Under load too, and on a log that
+    /// is never quiet because a lease is renewed: what was written since the file said so would be missed by nobody if its file
+    /// were cut short.
+    pub(crate) fn testify(&self, at_least: Duration) {
+        self.unless_failed(|io| match io.writer.testimony_is_due(at_least) {
+            true => io.writer.testify(),
+            false => Ok(()),
+        });
+    }
+
+    fn unless_failed(&self, write: impl FnOnce(&mut Io) -> Result<(), Failure>) {
         if self.failed.borrow().is_none()
             && let Some(io) = lock(&self.io).as_mut()
-            && io.writer.testimony_is_due(TESTIFY_EVERY)
-            && let Err(failure) = io.writer.testify()
+            && let Err(failure) = write(io)
         {
             self.fail(failure);
         }
@@ -422,14 +416,10 @@ impl Turn<'_> {
     fn close(&mut self, slot: &mut Option<Io>, done: Done) {
         if let Some(io) = slot.as_mut() {
             self.settle(&mut io.writer);
-            if self.core.failed.borrow().is_none() {
-                let marked = match io.writer.wants_mark() {
-                    true => io.writer.mark(),
-                    false => Ok(()),
-                };
-                if let Err(failure) = marked.and_then(|()| io.writer.testify()) {
-                    self.fail(failure);
-                }
+            if self.core.failed.borrow().is_none()
+                && let Err(failure) = io.writer.mark().and_then(|()| io.writer.testify())
+            {
+                self.fail(failure);
             }
             if let Err(error) = io.metadata.flush() {
                 tracing::warn!(%error, "could not flush the metadata: what it lacks is rebuilt");

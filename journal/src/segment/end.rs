@@ -2,7 +2,7 @@
 //!
 //! A file that a file system cut short, or lost, has nothing behind the cut that could tell of what was there, and looks as if
 //! the log had ended. This file tells. It is written when the log goes on in another segment, before that gets its first
-//! record, and when the log was quiet for a while; so it is never ahead of the log, and behind it by what was written since.
+//! record, and every second while there is more to say; so it is never ahead of the log, and behind it by what was written since.
 //! A witness only: what it says can turn an end into damage, never the other way round, so it may be old, or lost.
 
 use super::error::{Failure, OpenError};

@@ -67,11 +67,9 @@ impl Found {
 
     pub(crate) fn image<'a>(&'a self, bytes: &'a [u8], witness: Position) -> Image<'a> {
         Image {
-            header: &self.header,
-            header_crc: self.crc,
-            bytes,
             is_lost: self.is_lost,
             witness,
+            ..Image::new(&self.header, self.crc, bytes)
         }
     }
 }
@@ -106,11 +104,8 @@ pub(crate) fn find(
         }
         let told_by_next = || {
             let (next, _) = read.get(at + 1)?.header?;
-            let before = at.checked_sub(1).map(|before| read[before].header);
-            match before {
-                None => next.told(None),
-                Some(before) => next.told(before.map(|(h, crc)| h.copy(crc))),
-            }
+            let before = at.checked_sub(1).and_then(|before| read[before].header);
+            next.told(before.map(|(header, crc)| header.copy(crc)))
         };
         let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
         read[at].header = told_by_next().or(told_beside).map(with_crc);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const DIR: &str = "/node";
 const GENERATION: u64 = 0x1122_3344_5566_7788;
-/// Bytes of one file at most: what an input says of its length is 16 bits.
+/// The files that an input holds, in this order.
 const FILES: [&str; 5] = [
     "editlog-0000000001",
     "editlog-0000000002",

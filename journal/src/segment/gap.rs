@@ -1,6 +1,6 @@
 //! Behind damage: where reading can go on, and how much is missing until then. Pure, like [`super::recover`].
 
-use super::format::{Follows, Kind, Position, RECORD_ALIGN, RECORD_HEADER_BYTES, SegmentHeader};
+use super::format::{Follows, Kind, Position, RECORD_ALIGN, SegmentHeader};
 use super::index::LogIndex;
 use super::patch::Gap;
 use super::recover::{Cursor, Image, Learnt, Walked, record_at};
@@ -54,8 +54,8 @@ pub(crate) fn behind(
     };
     // More records than it had room for can't have lain there: whatever says so is not to be believed, whatever its checksum.
     let told = |resume: Cursor, end: u64, term: Option<u64>| {
-        let room = resume.offset.saturating_sub(from.offset) / RECORD_HEADER_BYTES;
-        (end.saturating_sub(next_index) <= room.into()).then(|| gap(resume, Some(end), term))
+        let gap = gap(resume, Some(end), term);
+        (end.saturating_sub(next_index) <= gap.room()).then_some(gap)
     };
     if next.is_some_and(|n| n.previous_end.segment != segment || n.previous_end <= from) {
         return None;
@@ -100,13 +100,13 @@ pub(crate) fn behind(
     let rest = image.bytes.get(from.offset as usize..).unwrap_or_default();
     let last = rest.iter().rposition(|b| *b != 0);
     let behind = last.map_or(0, |last| from.offset + last as u32 + 1);
-    let told = match image.witness.segment == segment {
+    let witnessed = match image.witness.segment == segment {
         true => image.witness.offset,
         false => 0,
     };
     let resume = Cursor {
         offset: behind
-            .max(told)
+            .max(witnessed)
             .max(from.offset + 1)
             .next_multiple_of(RECORD_ALIGN),
         link: walked.end.link,

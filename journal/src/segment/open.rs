@@ -1,7 +1,7 @@
 //! Opens a data directory: locks it, formats it when it is empty, and recovers what is in it.
 
 use super::core::{Core, Io};
-use super::end::{self, END, EndFile, Witness};
+use super::end::{END, EndFile, Witness};
 use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -54,8 +54,7 @@ pub(crate) fn open(
     let (vote_slots, vote) = load_vote(files, dir)?;
     let space =
         Space::open(env.files(), dir, &options).map_err(OpenError::io("take over the spares in", dir))?;
-    let (witness, _) = end::peek(files, dir)?;
-    let log = Log::recover(env, dir, &options, identity.node, &*metadata, (&space, witness))?;
+    let log = Log::recover(env, dir, &options, identity.node, &*metadata, &space)?;
     let space = Arc::new(space);
 
     let ids = log.index.ids.clone();
@@ -72,15 +71,6 @@ pub(crate) fn open(
         segment: log.active.header.segment,
         offset: log.active.end.offset,
     };
-    // Before anything is written: what it says of the last segment's header must be true from the first record on.
-    let end = EndFile::open(
-        files,
-        dir,
-        Witness {
-            durable,
-            header: log.active.header,
-        },
-    )?;
     let shared = Shared {
         ids,
         places: log.index.places,
@@ -97,10 +87,10 @@ pub(crate) fn open(
         dir,
         options,
         metadata.clone(),
-        (space.clone(), end),
+        space.clone(),
         log.active,
         reached,
-    );
+    )?;
     let io = Io {
         writer,
         vote: vote_slots,
@@ -282,9 +272,9 @@ impl Log {
         options: &Options,
         node: NodeId,
         metadata: &dyn Metadata,
-        (space, witness): (&Space, Option<Witness>),
+        space: &Space,
     ) -> Result<Log, OpenError> {
-        let scan = Scan::of(env, dir, node, metadata, witness.as_ref(), &mut |_| {})?;
+        let scan = Scan::of(env, dir, node, metadata, &mut |_| {})?;
         if let Some(gap) = scan.gaps.first() {
             return Err(rotten(dir, gap));
         }

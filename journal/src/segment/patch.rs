@@ -64,7 +64,7 @@ pub struct Gap {
 
 impl Gap {
     /// Records that fit into it at most.
-    fn room(&self) -> u64 {
+    pub(crate) fn room(&self) -> u64 {
         u64::from(self.resume.offset.saturating_sub(self.from.offset) / RECORD_HEADER_BYTES)
     }
 
@@ -371,13 +371,7 @@ fn decode(bytes: &[u8], number: u32, node: NodeId) -> Option<Patch> {
     if header.segment != number || header.node != node.get() || header.follows != Follows::Gap {
         return None;
     }
-    let image = Image {
-        header: &header,
-        header_crc: crc,
-        bytes,
-        is_lost: false,
-        witness: Position::default(),
-    };
+    let image = Image::new(&header, crc, bytes);
     let mut end = Cursor::start(crc);
     let (mut removes_from, mut records) = (None, Vec::new());
     loop {

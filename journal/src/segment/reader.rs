@@ -187,11 +187,9 @@ impl Reader {
     /// Where the records of a sealed segment lie: from its summary, or else from its file.
     fn places_in(&mut self, segment: u32, generation: u64) -> Result<Arc<Places>, Stop> {
         let known = |p: &(u32, u64, Arc<Places>)| (p.0, p.1) == (segment, generation);
-        let places = match self.places.iter().position(known) {
-            Some(at) => self.places.remove(at).map(|p| p.2),
-            None => None,
-        };
-        let places = match places.or_else(|| self.summarized(segment, generation)) {
+        let at = self.places.iter().position(known);
+        let recent = at.and_then(|at| self.places.remove(at)).map(|p| p.2);
+        let places = match recent.or_else(|| self.summarized(segment, generation)) {
             Some(places) => places,
             None => Arc::new(self.walked(segment, generation)?),
         };

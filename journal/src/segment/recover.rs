@@ -30,6 +30,19 @@ pub(crate) struct Image<'a> {
     pub(crate) witness: Position,
 }
 
+impl<'a> Image<'a> {
+    /// A file that is there, and of which nothing else tells.
+    pub(crate) fn new(header: &'a SegmentHeader, header_crc: u32, bytes: &'a [u8]) -> Self {
+        Image {
+            header,
+            header_crc,
+            bytes,
+            is_lost: false,
+            witness: Position::default(),
+        }
+    }
+}
+
 /// Where the next record goes, and the checksum that it must link to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -125,18 +138,15 @@ pub(crate) fn walk(
             let Some(patch) = patches.continuing(image.header.generation, at, end.link) else {
                 break;
             };
-            match patch.removes_from {
-                None if !log.takes_all(&before.ids, patch) => break,
-                None => {}
-                Some(from) => {
-                    let mut patched = log.clone();
-                    patched.truncate(from);
-                    if !patched.takes_all(&before.ids, patch) {
-                        break;
-                    }
-                    log = patched;
-                }
+            let removed = patch.removes_from.map(|from| {
+                let mut removed = log.clone();
+                removed.truncate(from);
+                removed
+            });
+            if !removed.as_ref().unwrap_or(&log).takes_all(&before.ids, patch) {
+                break;
             }
+            log = removed.unwrap_or(log);
             removals.extend(patch.removes_from.map(|from| (end.offset, from)));
             for (id, place) in &patch.records {
                 match place {

@@ -3,7 +3,7 @@
 //! Promises that nothing in the directory is changed but by [`Salvage::close_gap`], which adds a file and changes none.
 //! Whether records are the ones that are missing is the caller's to prove; that they fit is checked here.
 
-use super::end::{self, END};
+use super::end::END;
 use super::error::{Failure, OpenError, ReadError};
 use super::index::LogIds;
 use super::metadata::Metadata;
@@ -59,9 +59,8 @@ impl Salvage {
         let mut spoilt_copies = Vec::new();
         spoilt_copies.extend(identity_damaged.then_some("identity"));
         spoilt_copies.extend(peek_vote(&**files, dir)?.then_some("vote"));
-        let (witness, end_damaged) = end::peek(&**files, dir)?;
-        spoilt_copies.extend(end_damaged.then_some(END));
-        let scan = Scan::of(env, dir, identity.node, metadata, witness.as_ref(), progress)?;
+        let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
+        spoilt_copies.extend(scan.end_is_spoilt.then_some(END));
         // What is said behind a gap may be about records that replaced those that stand here before it.
         let first_gap = scan
             .gaps

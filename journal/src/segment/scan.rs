@@ -2,7 +2,7 @@
 //!
 //! Promises to change nothing. Whether a missing range was torn or rotted is [`recover`]'s to decide.
 
-use super::end::Witness;
+use super::end;
 use super::error::OpenError;
 use super::file;
 use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
@@ -27,6 +27,8 @@ pub(crate) struct Scan {
     pub(crate) gaps: Vec<Gap>,
     /// Segments whose header block is damaged, and has to be made again.
     pub(crate) spoilt: Vec<Found>,
+    /// A copy of the witness beside the log is damaged, or it is lost.
+    pub(crate) end_is_spoilt: bool,
     /// The patches that are whole, oldest first.
     pub(crate) patches: Patches,
     /// The highest number of a patch.
@@ -45,8 +47,7 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Reads all but the segments that a summary in `metadata` tells of. `witness` stands beside the log. `progress` hears of
-    /// each file's bytes.
+    /// Reads all but the segments that a summary in `metadata` tells of. `progress` hears of each file's bytes.
     ///
     /// A record behind a gap may be of an older term than what stands before the gap; then the removal of that was in it. Where
     /// only a later file tells so, all is read again with what was learnt; each time a term gets lower, so this ends.
@@ -55,7 +56,6 @@ impl Scan {
         dir: &Path,
         node: NodeId,
         metadata: &dyn Metadata,
-        witness: Option<&Witness>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, OpenError> {
         let mut learnt = Learnt::new();
@@ -69,7 +69,7 @@ impl Scan {
                     progress(bytes);
                 }
             };
-            let (gap, term) = match Self::with(env, dir, node, metadata, (witness, &learnt), &mut further) {
+            let (gap, term) = match Self::with(env, dir, node, metadata, &learnt, &mut further) {
                 Ok(scan) => return Ok(scan),
                 Err(Refused { error, misfit }) => misfit.ok_or(error)?,
             };
@@ -82,11 +82,12 @@ impl Scan {
         dir: &Path,
         node: NodeId,
         metadata: &dyn Metadata,
-        (witness, learnt): (Option<&Witness>, &Learnt),
+        learnt: &Learnt,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Scan, Refused> {
         let files = &**env.files();
-        let mut segments = find(files, dir, node, witness)?;
+        let (witness, end_is_spoilt) = end::peek(files, dir)?;
+        let mut segments = find(files, dir, node, witness.as_ref())?;
         let witness = witness.map_or(Position::default(), |w| w.durable);
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
         // What is read here may never have reached the disk: a process that was killed between a write and its
@@ -199,6 +200,7 @@ impl Scan {
                 generations,
                 gaps,
                 spoilt: segments.iter().filter(|s| s.is_spoilt).cloned().collect(),
+                end_is_spoilt,
                 patches,
                 patch_number,
                 last: segments.swap_remove(i),

@@ -390,10 +390,11 @@ impl Storage {
         self.handle.core.turn()
     }
 
-    /// Writes and syncs the mark that an idle log gets, for [`Execution::Immediate`] and
+    /// Writes and syncs the mark that an idle log gets, and the file beside it, for [`Execution::Immediate`] and
     /// [`Execution::Manual`], which know no time.
     pub fn idle(&self) {
-        self.handle.core.idle(true);
+        self.handle.core.idle();
+        self.handle.core.testify(Duration::ZERO);
     }
 
     /// What submitters, writer and reader share, for tests.

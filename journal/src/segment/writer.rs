@@ -6,7 +6,7 @@
 use super::batch::Batch;
 use super::behind::Behind;
 use super::end::{EndFile, Witness};
-use super::error::Failure;
+use super::error::{Failure, OpenError};
 use super::file;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
@@ -101,19 +101,25 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Goes on behind `active.end`; everything before MUST be durable.
+    ///
+    /// # Errors
+    /// When the file beside the log can't be made to say so.
     pub(crate) fn new(
         env: &Env,
         dir: &Path,
         options: Options,
         metadata: Arc<dyn Metadata>,
-        (space, end_file): (Arc<Space>, EndFile),
+        space: Arc<Space>,
         active: Active,
         reached: Reached,
-    ) -> Self {
+    ) -> Result<Self, OpenError> {
+        let header = active.header;
         let durable = Position {
-            segment: active.header.segment,
+            segment: header.segment,
             offset: active.end.offset,
         };
+        // Before anything is written: what it says of the last segment's header must be true from the first record on.
+        let end_file = EndFile::open(&**env.files(), dir, Witness { durable, header })?;
         let mut writer = Writer {
             env: env.clone(),
             dir: dir.to_owned(),
@@ -136,7 +142,7 @@ impl Writer {
             marked: false,
         };
         writer.allot();
-        writer
+        Ok(writer)
     }
 
     /// Has space set aside for the active segment. Where that can't be had, the segment is written to as long as it goes.
@@ -241,9 +247,12 @@ impl Writer {
         self.space.active_has(if self.allotted { left.into() } else { 0 });
     }
 
-    /// Marks the log durable up to its end, and makes the mark durable. With nothing else to do, the file is
+    /// Marks the log durable up to its end, unless it is marked already, and makes the mark durable. With nothing else to do, the file is
     /// also filled further ahead.
     pub(crate) fn mark(&mut self) -> Result<(), Failure> {
+        if !self.wants_mark() {
+            return Ok(());
+        }
         self.flush()?;
         if redoubt_env::planted::on("h07_no_mark") {
             self.marked = true;

@@ -6,7 +6,7 @@ use format::{
     SegmentHeader,
 };
 use proptest::prelude::*;
-use recover::{Image, walk};
+use recover::{Image, Walked, walk};
 use redoubt_types::{ClusterId, NodeId, ReplId};
 use std::fmt::Write;
 
@@ -174,25 +174,20 @@ fn a_segment_whose_header_has_no_copies_is_read() {
     assert!(read_all(&storage).unwrap() == want);
 }
 
+/// The header of a segment, and how far its records go.
+fn walked(bytes: &[u8]) -> (SegmentHeader, Walked) {
+    let (header, crc) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
+    let image = Image::new(&header, crc, bytes);
+    let (before, patches) = (index::LogIndex::default(), patch::Patches::default());
+    let walked = walk(&image, &before, None, &patches).unwrap();
+    (header, walked)
+}
+
 #[test]
 fn the_golden_format_is_read() {
     let bytes = segment(0);
-    let (read, header_crc) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
+    let (read, walked) = walked(&bytes);
     assert_eq!(read, header());
-    let image = Image {
-        header: &read,
-        header_crc,
-        bytes: &bytes,
-        is_lost: false,
-        witness: Position::default(),
-    };
-    let walked = walk(
-        &image,
-        &index::LogIndex::default(),
-        None,
-        &patch::Patches::default(),
-    )
-    .unwrap();
     assert_eq!(walked.end.offset as usize, bytes.len());
     assert_eq!(walked.sealed.unwrap().next_segment, 4);
     assert_eq!((walked.log.ids.first_index(), walked.log.ids.end), (Some(42), 44));
@@ -210,21 +205,7 @@ fn the_golden_format_is_read() {
 #[test]
 fn a_record_that_does_not_link_to_the_one_before_is_not_read() {
     let bytes = segment(1);
-    let (read, header_crc) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
-    let image = Image {
-        header: &read,
-        header_crc,
-        bytes: &bytes,
-        is_lost: false,
-        witness: Position::default(),
-    };
-    let walked = walk(
-        &image,
-        &index::LogIndex::default(),
-        None,
-        &patch::Patches::default(),
-    )
-    .unwrap();
+    let (_, walked) = walked(&bytes);
     assert_eq!(walked.end.offset, SEGMENT_HEADER_BYTES);
 }
 

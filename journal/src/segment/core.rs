@@ -6,6 +6,8 @@
 use super::end::END;
 use super::error::Failure;
 use super::format::SEGMENT_HEADER_BYTES;
+use super::held::{Held, Hold};
+use super::layout;
 use super::metadata::{KeyValue, Metadata};
 use super::model::{Identity, LogRecord, Options, Vote};
 use super::open;
@@ -18,7 +20,7 @@ use super::state::{Shared, lock};
 use super::summary;
 use super::tally::DiskTally;
 use super::writer::Writer;
-use redoubt_env::files::DirLock;
+use redoubt_env::files::Files;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -69,8 +71,8 @@ pub(crate) struct Io {
     pub(crate) vote: Slots,
     pub(crate) identity: Slots,
     pub(crate) metadata: Arc<dyn Metadata>,
-    /// Held until the storage is closed.
-    pub(crate) _lock: Box<dyn DirLock>,
+    /// Let go when the storage is closed; the last to go, so that whoever gets the directory then finds all else let go.
+    pub(crate) hold: Hold,
 }
 
 /// The queue, its worker's state, and the log as it reads.
@@ -81,6 +83,10 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Mutex<Shared>>,
     pub(crate) known: Arc<Known>,
     pub(crate) space: Arc<Space>,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) held: Held,
+    /// Held while editlogs are merged.
+    pub(crate) merging: Mutex<()>,
     pub(crate) sync_times: Arc<Mutex<SyncTimes>>,
     /// Nothing is written any more, and the directory may be another's.
     closed: AtomicBool,
@@ -105,11 +111,14 @@ impl Core {
         shared: Arc<Mutex<Shared>>,
         known: Known,
         space: Arc<Space>,
+        files: Arc<dyn Files>,
         options: Options,
         dir: PathBuf,
     ) -> Self {
         Core {
             metadata: Arc::downgrade(&io.metadata),
+            held: io.hold.handle(),
+            merging: Mutex::default(),
             sync_times: io.writer.sync_times(),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -117,6 +126,7 @@ impl Core {
             shared,
             known: Arc::new(known),
             space,
+            files,
             closed: AtomicBool::new(false),
             failed: watch::Sender::new(None),
             rot: watch::Sender::new(None),
@@ -138,8 +148,9 @@ impl Core {
     /// Where the damage is that was met in reading `index`.
     pub(crate) fn rot_at(&self, index: u64) -> Option<Rot> {
         let (place, ..) = lock(&self.shared).find(index)?;
+        let lies = layout::find(&self.shared, &self.dir, place.at.segment);
         let offset = place.at.offset.max(SEGMENT_HEADER_BYTES);
-        Some(Rot::at(&self.dir, place.at.segment, offset))
+        Some(Rot::at(&lies, place.at.segment, offset))
     }
 
     /// Notes damage: the summary of its segment is forgotten, so that the next opening reads all of it, and repairs it.
@@ -301,7 +312,7 @@ impl Core {
         ops
     }
 
-    fn fail(&self, failure: Failure) {
+    pub(crate) fn fail(&self, failure: Failure) {
         tracing::error!(%failure, "storage failed");
         keep_first(&self.failed, failure);
     }

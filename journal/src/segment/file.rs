@@ -2,6 +2,7 @@
 
 use super::error::{Failure, OpenError};
 use super::format::{FORMAT_VERSION, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::merged;
 use super::patch::PATCH_BIT;
 use super::space::Spare;
 use redoubt_env::files::{File, Files, Mode, is_unreadable};
@@ -9,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const PREFIX: &str = "editlog-";
+pub(crate) const PREFIX: &str = "editlog-";
 const PATCH_PREFIX: &str = "patch-";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 const ZERO_SLICES_MAX: u64 = 64;
@@ -40,13 +41,27 @@ fn number_behind(prefix: &str, name: &str) -> Option<u32> {
     digits.parse().ok().filter(|n| n & PATCH_BIT == 0)
 }
 
-/// Bytes of the segments and patches in `dir`.
+/// Bytes of the log's files in `dir`.
 pub(crate) fn bytes_in(files: &dyn Files, dir: &Path) -> io::Result<u64> {
     let names = files.list(dir)?;
-    let numbers = names.iter().filter_map(|n| number_of(n).or_else(|| patch_of(n)));
-    numbers
-        .map(|number| files.open(&path_of(dir, number), Mode::Read)?.len())
-        .sum()
+    let is_ours =
+        |n: &&String| number_of(n).or_else(|| patch_of(n)).is_some() || merged::range_of(n).is_some();
+    let bytes = names.iter().filter(is_ours).map(|name| {
+        match files.open(&dir.join(name), Mode::Read) {
+            // Merged since, and counted there the next time.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            opened => opened?.len(),
+        }
+    });
+    bytes.sum()
+}
+
+/// Removes a file, if it is there. Durable once the directory is synced.
+pub(crate) fn remove(files: &dyn Files, path: &Path) -> Result<(), Failure> {
+    match files.remove(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::new("remove", path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes zeros from `from` up to `to`.
@@ -65,6 +80,9 @@ pub(crate) fn write_zeros(file: &dyn File, mut from: u64, to: u64) -> io::Result
     Ok(())
 }
 
+/// What a failed sync is called in a [`Failure`].
+pub(crate) const SYNC: &str = "sync";
+
 /// Makes what was written to `file` durable. Never tried again: after a failure the kernel may count pages as clean that
 /// never reached the disk, and a second call would say `Ok` to that.
 pub(crate) fn sync(file: &dyn File, path: &Path) -> Result<(), Failure> {
@@ -72,11 +90,10 @@ pub(crate) fn sync(file: &dyn File, path: &Path) -> Result<(), Failure> {
         Err(_) if redoubt_env::planted::on("fsync_retried") => file.sync_data(),
         synced => synced,
     }
-    .map_err(Failure::new("sync", path))
+    .map_err(Failure::new(SYNC, path))
 }
 
-/// Makes the file `number`, a segment or a patch, with what `fill` writes into it: content and name are durable before
-/// this returns, so it is there whole or not at all. Replaces a file of the same name. Uses up `spare`, if there is one.
+/// Makes the file `number`, a segment or a patch, as of [`publish_as`].
 pub(crate) fn publish(
     files: &dyn Files,
     dir: &Path,
@@ -84,13 +101,21 @@ pub(crate) fn publish(
     spare: Option<&Path>,
     fill: impl FnOnce(&dyn File) -> Result<(), Failure>,
 ) -> Result<Arc<dyn File>, Failure> {
-    let path = path_of(dir, number);
+    publish_as(files, dir, &path_of(dir, number), spare, fill)
+}
+
+/// Makes the file `path` in `dir` with what `fill` writes into it: content and name are durable before this returns, so it is
+/// there whole or not at all. Replaces a file of the same name. Uses up `spare`, if there is one.
+pub(crate) fn publish_as(
+    files: &dyn Files,
+    dir: &Path,
+    path: &Path,
+    spare: Option<&Path>,
+    fill: impl FnOnce(&dyn File) -> Result<(), Failure>,
+) -> Result<Arc<dyn File>, Failure> {
     let fresh = path.with_extension("new");
-    let fail = |verb| Failure::new(verb, &path);
-    match files.remove(&fresh) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove the leftover of")(e)),
-        _ => {}
-    }
+    let fail = |verb| Failure::new(verb, path);
+    remove(files, &fresh)?;
     let mode = match spare {
         Some(spare) => {
             files.rename(spare, &fresh).map_err(fail("take a spare for"))?;
@@ -100,9 +125,9 @@ pub(crate) fn publish(
     };
     let file = files.open(&fresh, mode).map_err(fail("create"))?;
     fill(&*file)?;
-    sync(&*file, &path)?;
-    files.rename(&fresh, &path).map_err(fail("rename"))?;
-    files.sync_dir(dir).map_err(Failure::new("sync", dir))?;
+    sync(&*file, path)?;
+    files.rename(&fresh, path).map_err(fail("rename"))?;
+    files.sync_dir(dir).map_err(Failure::new(SYNC, dir))?;
     Ok(file)
 }
 
@@ -149,14 +174,12 @@ pub(crate) fn create(
 /// Reads a segment's header block; returns it with its checksum.
 pub(crate) fn read_header(
     file: &dyn File,
-    dir: &Path,
+    path: &Path,
     number: u32,
 ) -> Result<(SegmentHeader, u32), OpenError> {
-    let path = path_of(dir, number);
     let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
-    let read = file
-        .read_at(&mut block, 0)
-        .map_err(OpenError::io("read", &path))?;
+    let read = file.read_at(&mut block, 0).map_err(OpenError::io("read", path))?;
+    let path = path.to_owned();
     match SegmentHeader::decode(&block[..read]) {
         Ok((header, crc)) if header.segment == number => Ok((header, crc)),
         Ok((header, _)) => {

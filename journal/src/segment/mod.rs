@@ -6,6 +6,7 @@
 //! numbers here. docs/disk-format.md has the byte tables and the argument.
 
 // In the order of the data path: submitted, encoded, written; then read, recovered.
+mod background;
 mod batch;
 mod behind;
 mod cache;
@@ -18,7 +19,11 @@ mod found;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gap;
+mod held;
 mod index;
+mod layout;
+mod merge;
+mod merged;
 mod metadata;
 mod model;
 mod open;
@@ -42,6 +47,7 @@ mod writer;
 
 pub use core::Done;
 pub use error::{Failure, OpenError, ReadError};
+pub use merge::Merging;
 pub use metadata::{KeyValue, MapMetadata, Metadata, SledMetadata};
 pub use model::{
     ClusterMembershipSeed, Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, RecordKind,

@@ -120,6 +120,14 @@ pub struct Options {
     pub scrub_every: Duration,
     /// How fast that is done at most, bytes per second.
     pub scrub_bytes_per_second: u64,
+    /// Adjacent editlogs are merged into one of so many bytes at most; one that has more than half of that stays as it is.
+    pub merge_bytes: u64,
+    /// So many are merged, or fewer that have half of [`Options::merge_bytes`] together.
+    pub merge_at_files: usize,
+    /// How long after the last time it is seen whether there are editlogs to merge; with [`Execution::Threads`] only.
+    pub merge_every: Duration,
+    /// How fast they are read and written at most, bytes per second.
+    pub merge_bytes_per_second: u64,
     /// Who does the work.
     pub execution: Execution,
 }
@@ -135,6 +143,10 @@ impl Default for Options {
             idle_after: Duration::from_millis(20),
             scrub_every: Duration::from_secs(24 * 60 * 60),
             scrub_bytes_per_second: 16 * 1024 * 1024,
+            merge_bytes: 64 * 1024 * 1024,
+            merge_at_files: 8,
+            merge_every: Duration::from_secs(10),
+            merge_bytes_per_second: 16 * 1024 * 1024,
             execution: Execution::Threads,
         }
     }

@@ -6,7 +6,10 @@ use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::found::Found;
+use super::held::Hold;
 use super::index::LogIndex;
+use super::layout::Layout;
+use super::merged;
 use super::metadata::Metadata;
 use super::model::{Identity, Options, Recovered};
 use super::patch::Patches;
@@ -45,7 +48,7 @@ pub(crate) fn open(
         .segment_bytes
         .clamp(2 * SEGMENT_HEADER_BYTES, SEGMENT_BYTES_MAX);
     let files = &**env.files();
-    let lock = lock_dir(files, dir)?;
+    let hold = Hold::new(lock_dir(files, dir)?);
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
     if !names.iter().any(|n| n == IDENTITY) {
         format(env, dir, name, &options, &names)?;
@@ -75,6 +78,7 @@ pub(crate) fn open(
         ids,
         places: log.index.places,
         generations: log.generations,
+        layout: log.layout,
         durable,
         ..Shared::default()
     };
@@ -96,7 +100,7 @@ pub(crate) fn open(
         vote: vote_slots,
         identity: identity_slots,
         metadata,
-        _lock: lock,
+        hold,
     };
     Ok((
         Core::new(
@@ -104,6 +108,7 @@ pub(crate) fn open(
             Arc::new(Mutex::new(shared)),
             known,
             space,
+            env.files().clone(),
             options,
             dir.to_owned(),
         ),
@@ -194,6 +199,9 @@ fn refuse_orphans(files: &dyn Files, dir: &Path, names: &[String]) -> Result<(),
     if names.iter().any(|n| n == VOTE) && load_vote(files, dir)?.1.is_some() {
         return Err(missing());
     }
+    if names.iter().any(|n| merged::range_of(n).is_some()) {
+        return Err(missing());
+    }
     for number in names.iter().filter_map(|n| file::number_of(n)) {
         let path = file::path_of(dir, number);
         let file = files
@@ -260,6 +268,7 @@ fn garbled(path: &Path) -> OpenError {
 struct Log {
     index: LogIndex,
     generations: BTreeMap<u32, u64>,
+    layout: Layout,
     active: Active,
     torn_bytes: u64,
     patches: Patches,
@@ -276,17 +285,23 @@ impl Log {
     ) -> Result<Log, OpenError> {
         let scan = Scan::of(env, dir, node, metadata, &mut |_| {})?;
         if let Some(gap) = scan.gaps.first() {
-            return Err(rotten(dir, gap));
+            return Err(rotten(&scan.layout, dir, gap));
+        }
+        let files = &**env.files();
+        for spoilt in &scan.spoilt_merged {
+            spoilt.mend(files, dir)?;
         }
         for spoilt in &scan.spoilt {
-            spoilt.mend(&**env.files(), dir)?;
+            spoilt.mend(files, dir)?;
         }
+        // Only now: what is left over is needed by nothing that was read.
+        scan.leftovers.remove(files, dir).map_err(from_failure)?;
         let found = &scan.last;
         let active = if scan.cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
             cut_here(env, dir, options, found, scan.end, &scan.index, space)?
         } else {
             Active {
-                file: found.file(&**env.files())?,
+                file: found.file(files)?,
                 header: found.header,
                 header_crc: found.crc,
                 end: scan.end,
@@ -296,9 +311,17 @@ impl Log {
         };
         let mut generations = scan.generations;
         generations.insert(active.header.segment, active.header.generation);
+        let mut layout = scan.layout;
+        // One behind it was made for a seal that was never written.
+        layout.ends.split_off(&active.header.segment);
+        if active.header.follows != Follows::Nothing {
+            let end = active.header.previous_end;
+            layout.ends.insert(end.segment, end.offset);
+        }
         Ok(Log {
             index: scan.index,
             generations,
+            layout,
             active,
             torn_bytes: scan.torn_bytes,
             patches: scan.patches,

@@ -3,15 +3,15 @@
 //! Promises that no byte leaves here whose checksum was not verified in this very read.
 
 use super::error::ReadError;
-use super::file;
 use super::format::{Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 use super::index::{Place, Places};
+use super::layout;
 use super::metadata::Metadata;
 use super::model::{LogId, LogRecord, PAYLOAD_BYTES_MAX};
 use super::state::{Shared, lock};
 use super::summary::{self, Summary};
 use bytes::Bytes;
-use redoubt_env::files::{File, Files, Mode, is_unreadable};
+use redoubt_env::files::{File, Files, is_unreadable};
 use redoubt_env::planted;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ pub(crate) struct Reader {
     /// Has the summaries of sealed segments. Weak: whoever closed the storage may open it again.
     metadata: Option<Weak<dyn Metadata>>,
     open: BTreeMap<u32, Arc<dyn File>>,
+    /// As of [`Layout::moves`](super::layout::Layout::moves), when they were opened.
+    moves: u64,
     /// The places of sealed segments that were read last, the newest in front.
     places: VecDeque<(u32, u64, Arc<Places>)>,
 }
@@ -69,6 +71,7 @@ impl Reader {
             shared,
             metadata,
             open: BTreeMap::new(),
+            moves: 0,
             places: VecDeque::new(),
         }
     }
@@ -235,10 +238,15 @@ impl Reader {
     }
 
     fn file(&mut self, segment: u32) -> std::io::Result<Arc<dyn File>> {
+        let moves = lock(&self.shared).layout.moves;
+        if std::mem::replace(&mut self.moves, moves) != moves {
+            // What was moved is readable as long as it is open, and takes room on the disk as long.
+            self.open.clear();
+        }
         if let Some(file) = self.open.get(&segment) {
             return Ok(file.clone());
         }
-        let file = self.files.open(&file::path_of(&self.dir, segment), Mode::Read)?;
+        let file = layout::open(&*self.files, &self.shared, &self.dir, segment)?;
         if self.open.len() >= OPEN_FILES_MAX {
             self.open.pop_first();
         }

@@ -6,9 +6,10 @@
 use super::end::END;
 use super::error::{Failure, OpenError, ReadError};
 use super::index::LogIds;
+use super::merged;
 use super::metadata::Metadata;
 use super::model::{Identity, LogId, LogRecord};
-use super::open::{lock_dir, peek_identity, peek_vote};
+use super::open::{IDENTITY, VOTE, lock_dir, peek_identity, peek_vote};
 use super::patch::{self, Gap};
 use super::reader::Reader;
 use super::scan::Scan;
@@ -24,7 +25,7 @@ pub struct Salvage {
     dir: PathBuf,
     identity: Identity,
     gaps: Vec<Gap>,
-    spoilt_copies: Vec<&'static str>,
+    spoilt_copies: Vec<String>,
     spoilt_headers: Vec<u32>,
     committed_end: u64,
     patch_number: u32,
@@ -57,10 +58,11 @@ impl Salvage {
         let (identity, identity_damaged) = peek_identity(&**files, dir)?;
         let lock = lock_dir(&**files, dir)?;
         let mut spoilt_copies = Vec::new();
-        spoilt_copies.extend(identity_damaged.then_some("identity"));
-        spoilt_copies.extend(peek_vote(&**files, dir)?.then_some("vote"));
+        spoilt_copies.extend(identity_damaged.then(|| IDENTITY.to_owned()));
+        spoilt_copies.extend(peek_vote(&**files, dir)?.then(|| VOTE.to_owned()));
         let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
-        spoilt_copies.extend(scan.end_is_spoilt.then_some(END));
+        spoilt_copies.extend(scan.end_is_spoilt.then(|| END.to_owned()));
+        spoilt_copies.extend(scan.spoilt_merged.iter().map(merged::Found::name));
         // What is said behind a gap may be about records that replaced those that stand here before it.
         let first_gap = scan
             .gaps
@@ -71,6 +73,7 @@ impl Salvage {
             ids: scan.index.ids.clone(),
             places: scan.index.places,
             generations: scan.generations,
+            layout: scan.layout,
             ..Shared::default()
         };
         let reader = Reader::new(files.clone(), dir.to_owned(), Arc::new(Mutex::new(shared)), None);
@@ -94,8 +97,9 @@ impl Salvage {
         &self.identity
     }
 
-    /// Two-slot files of which one copy is damaged: the next start makes it again from the other.
-    pub fn spoilt_copies(&self) -> &[&'static str] {
+    /// Two-slot files, and tables of merged editlogs, of which one copy is damaged: the next start makes it again from the
+    /// other.
+    pub fn spoilt_copies(&self) -> &[String] {
         &self.spoilt_copies
     }
 

@@ -6,8 +6,10 @@ use super::end;
 use super::error::OpenError;
 use super::file;
 use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
-use super::found::{Found, find};
+use super::found::{Found, Leftovers, find};
 use super::index::{LogIndex, SegmentLog};
+use super::layout::Layout;
+use super::merged;
 use super::metadata::Metadata;
 use super::patch::{self, Gap, Patch, Patches};
 use super::recover::{self, Cursor, End, Judged, Learnt, Verdict};
@@ -27,6 +29,12 @@ pub(crate) struct Scan {
     pub(crate) gaps: Vec<Gap>,
     /// Segments whose header block is damaged, and has to be made again.
     pub(crate) spoilt: Vec<Found>,
+    /// Merged files with a damaged table.
+    pub(crate) spoilt_merged: Vec<merged::Found>,
+    /// Where the segments lie.
+    pub(crate) layout: Layout,
+    /// Files that hold nothing which does not lie elsewhere.
+    pub(crate) leftovers: Leftovers,
     /// A copy of the witness beside the log is damaged, or it is lost.
     pub(crate) end_is_spoilt: bool,
     /// The patches that are whole, oldest first.
@@ -87,7 +95,9 @@ impl Scan {
     ) -> Result<Scan, Refused> {
         let files = &**env.files();
         let (witness, end_is_spoilt) = end::peek(files, dir)?;
-        let mut segments = find(files, dir, node, witness.as_ref())?;
+        let directory = find(files, dir, node, witness.as_ref())?;
+        let layout = directory.layout();
+        let mut segments = directory.segments;
         let witness = witness.map_or(Position::default(), |w| w.durable);
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
         // What is read here may never have reached the disk: a process that was killed between a write and its
@@ -99,7 +109,7 @@ impl Scan {
         for s in segments.iter().rev().take(2).filter(|s| !s.is_lost) {
             s.file(files)?
                 .sync_data()
-                .map_err(OpenError::io("sync", &s.path))?;
+                .map_err(OpenError::io("sync", &s.lies.path))?;
         }
         let mut index = LogIndex::default();
         let mut generations: BTreeMap<_, _> = patches
@@ -158,7 +168,7 @@ impl Scan {
                         };
                         let error = gaps
                             .first()
-                            .map_or_else(|| refusal(dir, verdict), |g| rotten(dir, g));
+                            .map_or_else(|| refusal(&layout, dir, verdict), |g| rotten(&layout, dir, g));
                         return Err(Refused::because_of(error, &gaps, term, learnt));
                     }
                 }
@@ -181,7 +191,7 @@ impl Scan {
             }
             if !index.absorb(&log) {
                 let error = OpenError::Contradiction {
-                    path: found.path.clone(),
+                    path: found.lies.path.to_path_buf(),
                     what: "its records do not follow those of the segment before".to_owned(),
                 };
                 let term = log.ids.runs.first().map(|run| run.term);
@@ -200,6 +210,13 @@ impl Scan {
                 generations,
                 gaps,
                 spoilt: segments.iter().filter(|s| s.is_spoilt).cloned().collect(),
+                spoilt_merged: directory
+                    .merged
+                    .into_iter()
+                    .filter(merged::Found::is_spoilt)
+                    .collect(),
+                layout,
+                leftovers: directory.leftovers,
                 end_is_spoilt,
                 patches,
                 patch_number,
@@ -257,9 +274,9 @@ fn followed(gaps: &mut [Gap], terms: impl Iterator<Item = u64> + Clone) {
     }
 }
 
-pub(crate) fn rotten(dir: &Path, gap: &Gap) -> OpenError {
+pub(crate) fn rotten(layout: &Layout, dir: &Path, gap: &Gap) -> OpenError {
     OpenError::Rot {
-        path: file::path_of(dir, gap.from.segment),
+        path: layout.find(dir, gap.from.segment).path.to_path_buf(),
         segment: gap.from.segment,
         position: gap.from.offset,
         index: gap.first,
@@ -302,7 +319,8 @@ fn trusted_summary(
     (seal.kind == Kind::Seal && crc == summary.end.link).then_some(summary)
 }
 
-fn refusal(dir: &Path, verdict: Verdict) -> OpenError {
+fn refusal(layout: &Layout, dir: &Path, verdict: Verdict) -> OpenError {
+    let path = |segment| layout.find(dir, segment).path.to_path_buf();
     match verdict {
         Verdict::Rot {
             segment,
@@ -310,13 +328,13 @@ fn refusal(dir: &Path, verdict: Verdict) -> OpenError {
             index,
             ..
         } => OpenError::Rot {
-            path: file::path_of(dir, segment),
+            path: path(segment),
             segment,
             position: offset,
             index,
         },
         Verdict::Contradiction { segment, what, .. } => OpenError::Contradiction {
-            path: file::path_of(dir, segment),
+            path: path(segment),
             what,
         },
         Verdict::Missing { segment } => OpenError::Missing {

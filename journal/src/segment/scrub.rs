@@ -9,13 +9,16 @@ use super::file;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
+use super::layout::{self, Lies};
+use super::merged;
 use super::patch::{PATCH_BIT, Patches};
 use super::reader::{Chunk, Stop};
 use super::recover::Cursor;
 use super::state::{Shared, lock};
-use redoubt_env::files::{Files, Mode};
+use redoubt_env::files::{File, Files};
+use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// Bytes read at once, unless a record is larger.
@@ -29,16 +32,16 @@ pub struct Rot {
     /// The segment's number; a patch's belongs to no segment.
     pub segment: Option<u32>,
     /// Where in the file, bytes: the damage is there or behind it.
-    pub offset: u32,
+    pub offset: u64,
 }
 
 impl Rot {
-    /// In the file `number` of `dir`, a segment or a patch.
-    pub(crate) fn at(dir: &Path, number: u32, offset: u32) -> Rot {
+    /// At byte `offset` of `number`, a segment or a patch, which lies there.
+    pub(crate) fn at(lies: &Lies, number: u32, offset: u32) -> Rot {
         Rot {
-            path: file::path_of(dir, number),
+            path: lies.path.to_path_buf(),
             segment: (number & PATCH_BIT == 0).then_some(number),
-            offset,
+            offset: lies.byte(offset),
         }
     }
 }
@@ -71,7 +74,8 @@ pub(crate) struct Scrub {
 }
 
 /// Why a file was left.
-enum Left {
+pub(crate) enum Left {
+    /// Where, in the segment.
     Rot(u32),
     Io(io::Error),
     /// The caller wants no more.
@@ -107,30 +111,66 @@ impl Scrub {
             let next = generations.get(&(number + 1)).map(|g| (number + 1, *g));
             let next = next.filter(|_| is_sealed);
             let end = (!is_patch && !is_sealed).then_some(durable.offset);
-            match self.file(number, generation, next, end, &mut counted) {
+            let opened = layout::open(&*self.files, &self.shared, &self.dir, number);
+            let walked = opened
+                .map_err(|e| Stop::from(e).into())
+                .and_then(|file| self.file(file, number, generation, next, end, &mut counted));
+            let lies = layout::find(&self.shared, &self.dir, number);
+            match walked {
                 Ok(()) => {}
                 Err(Left::Enough) => return,
-                Err(Left::Rot(offset)) => checked.rot.push(Rot::at(&self.dir, number, offset)),
+                Err(Left::Rot(offset)) => checked.rot.push(Rot::at(&lies, number, offset)),
                 Err(Left::Io(e)) => {
-                    let path = file::path_of(&self.dir, number);
-                    checked.unchecked.push(format!("{}: {e}", path.display()));
+                    let path = lies.path.display();
+                    checked.unchecked.push(format!("{path}: {e}"));
                 }
+            }
+        }
+        self.tables(checked);
+    }
+
+    /// The tables of the merged files.
+    fn tables(&self, checked: &mut Checked) {
+        let in_use = || -> BTreeSet<_> {
+            lock(&self.shared)
+                .layout
+                .merged
+                .values()
+                .map(|lies| lies.path.clone())
+                .collect()
+        };
+        for path in in_use() {
+            let spoilt = match merged::find_one(&*self.files, &path) {
+                Ok(found) => found.is_none_or(|f| f.is_spoilt()),
+                Err(OpenError::Rot { .. }) => true,
+                Err(e) => {
+                    checked.unchecked.push(e.to_string());
+                    false
+                }
+            };
+            // A larger one may have taken its place since.
+            if spoilt && in_use().contains(&path) {
+                let path = path.to_path_buf();
+                checked.rot.push(Rot {
+                    path,
+                    segment: None,
+                    offset: 0,
+                });
             }
         }
     }
 
     /// Walks one file: up to `end`, or to the seal that names `next`, or to where `next` says that it was cut; a patch has
     /// neither, and ends with its own seal.
-    fn file(
+    pub(crate) fn file(
         &self,
+        opened: Arc<dyn File>,
         number: u32,
         generation: u64,
         next: Option<(u32, u64)>,
         end: Option<u32>,
         pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), Left> {
-        let path = file::path_of(&self.dir, number);
-        let opened = self.files.open(&path, Mode::Read).map_err(Stop::from)?;
         let mut chunk = Chunk::new(opened, CHUNK_BYTES);
         let block = chunk.get(0, SEGMENT_HEADER_BYTES as usize)?;
         let mut at = match SegmentHeader::decode(&block) {
@@ -140,7 +180,7 @@ impl Scrub {
             _ => return Err(Left::Rot(0)),
         };
         let next_header = match next {
-            Some((next, _)) => self.header_of(next)?,
+            Some((next, _)) => self.header_of(next)?.map(|(header, _)| header),
             None => None,
         };
         let led_to = next_header.map(|h| Cursor {
@@ -194,16 +234,16 @@ impl Scrub {
         }
     }
 
-    /// The header block of a segment, unless it is damaged: that is told when it is that segment's turn.
-    fn header_of(&self, number: u32) -> Result<Option<SegmentHeader>, Left> {
-        let path = file::path_of(&self.dir, number);
-        let file = match self.files.open(&path, Mode::Read).map_err(Stop::from) {
+    /// The header of a segment, and its block's checksum, unless it is damaged: that is told when it is that segment's turn.
+    pub(crate) fn header_of(&self, number: u32) -> Result<Option<(SegmentHeader, u32)>, Left> {
+        let opened = layout::open(&*self.files, &self.shared, &self.dir, number);
+        let file = match opened.map_err(Stop::from) {
             Ok(file) => file,
             Err(Stop::Damaged) => return Ok(None),
             Err(Stop::Io(e)) => return Err(Left::Io(e)),
         };
         match file::read_header(&*file, &self.dir, number) {
-            Ok((header, _)) => Ok(Some(header)),
+            Ok(read) => Ok(Some(read)),
             Err(OpenError::Io { source, .. }) => Err(Left::Io(source)),
             Err(_) => Ok(None),
         }

@@ -3,6 +3,7 @@
 use super::cache::Cache;
 use super::format::Position;
 use super::index::{LogIds, Place, Places};
+use super::layout::Layout;
 use super::model::LogRecord;
 use super::writer::Change;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Cache,
     /// The generation of each segment.
     pub(crate) generations: BTreeMap<u32, u64>,
+    /// Where each segment lies.
+    pub(crate) layout: Layout,
     /// Everything before is durable.
     pub(crate) durable: Position,
 }
@@ -47,8 +50,13 @@ impl Shared {
                 Change::Placed { index, at } => self.places.note(index, at),
                 Change::Truncated { first_removed } => self.places.truncate(first_removed),
                 Change::Sealed { segment } => self.places.fold(segment),
-                Change::Opened { segment, generation } => {
+                Change::Opened {
+                    segment,
+                    generation,
+                    previous_end: end,
+                } => {
                     self.generations.insert(segment, generation);
+                    self.layout.ends.insert(end.segment, end.offset);
                 }
             }
         }

@@ -1,23 +1,24 @@
 //! The handle that everything above the disk uses.
 
+use super::background;
 use super::core::{Core, Done, Op};
 use super::error::{Failure, OpenError, ReadError};
 use super::file;
+use super::merge::Merging;
 use super::metadata::{KeyValue, Metadata};
 use super::model::{Execution, Identity, LogId, LogRecord, Options, PAYLOAD_BYTES_MAX, Recovered, Vote};
 use super::open;
 use super::persisted::encode_identity;
 use super::reader::Reader;
-use super::scrub::{Checked, Rot, Scrub};
+use super::scrub::{Checked, Rot};
 use super::slots::SLOT_PAYLOAD_BYTES_MAX;
 use super::space::Room;
 use super::state::lock;
 use super::tally::DiskTally;
 use redoubt_env::Env;
-use redoubt_env::files::Files;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -137,16 +138,12 @@ impl Storage {
                 }
             };
             spawn("storage-read", Box::new(serve))?;
-            let (ends, ended) = mpsc::channel();
-            let (scrubbed, files) = (core.clone(), env.files().clone());
-            let scrub = move || scrub_again_and_again(&scrubbed, &files, &ended);
-            spawn("storage-scrub", Box::new(scrub))?;
-            threads.push(ends);
-            let (ends, ended) = mpsc::channel();
-            let provided = core.clone();
-            let provide = move || provide_again_and_again(&provided, &ended);
-            spawn("storage-space", Box::new(provide))?;
-            threads.push(ends);
+            for (name, again_and_again) in background::ALL {
+                let (ends, ended) = mpsc::channel();
+                let core = core.clone();
+                spawn(name, Box::new(move || again_and_again(&core, &ended)))?;
+                threads.push(ends);
+            }
             Reads::Thread(jobs)
         } else {
             Reads::Inline(Mutex::new(reader))
@@ -168,7 +165,13 @@ impl Storage {
     /// whether to go on. What is damaged is noted, as if a reader had met it; a damaged copy of the vote or the identity is
     /// mended at once. Blocks; not for [`Execution::Manual`], whose turns would be missing.
     pub fn check(&self, pace: &mut dyn FnMut(u64) -> bool) -> Checked {
-        check(&self.handle.core, self.handle.env.files(), pace, || self.work())
+        background::check(&self.handle.core, pace, || self.work())
+    }
+
+    /// Merges one run of small editlogs, if there is one; `pace` hears of the bytes as they are read and written, and says
+    /// whether to go on. Blocks.
+    pub fn merge(&self, pace: &mut dyn FnMut(u64) -> bool) -> Merging {
+        background::merge(&self.handle.core, pace)
     }
 
     /// What went wrong on the disk since the storage was opened.
@@ -407,81 +410,5 @@ impl Storage {
         if self.handle.core.options.execution == Execution::Immediate {
             while self.handle.core.turn() > 0 {}
         }
-    }
-}
-
-fn check(
-    core: &Core,
-    files: &Arc<dyn Files>,
-    pace: &mut dyn FnMut(u64) -> bool,
-    work: impl FnOnce(),
-) -> Checked {
-    let scrub = Scrub {
-        files: files.clone(),
-        dir: core.dir.clone(),
-        shared: core.shared.clone(),
-        known: core.known.clone(),
-    };
-    let mut checked = Checked::default();
-    scrub.run(&mut checked, &mut |bytes| !core.is_closed() && pace(bytes));
-    // By the thread that writes them: else a copy that is being written would look damaged.
-    let (answer, answered) = mpsc::channel();
-    core.submit(Op::CheckSlots(Box::new(move |mended| drop(answer.send(mended)))));
-    work();
-    match answered.recv() {
-        Ok(mended) => checked.mended = mended,
-        Err(_) => checked
-            .unchecked
-            .push("the vote and the identity: the storage has ended".to_owned()),
-    }
-    {
-        let mut tally = lock(&core.tally);
-        tally.copies_mended += checked.mended.len() as u64;
-        tally.passes += 1;
-    }
-    for name in &checked.mended {
-        tracing::error!("one of the two copies in {name} was damaged, and was made again from the other");
-    }
-    for rot in &checked.rot {
-        core.found(rot);
-    }
-    checked
-}
-
-/// Pause between two looks at the spares: what a roll may take and find nothing filled.
-const PROVIDE_EVERY: Duration = Duration::from_millis(250);
-/// Pause between two steps of filling: so that the log's own syncs have the disk most of the time.
-const FILL_EVERY: Duration = Duration::from_millis(20);
-
-/// Keeps spares for the log, until `ended` is.
-fn provide_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
-    while ended.try_recv() == Err(TryRecvError::Empty) && !core.is_closed() {
-        let pause = match core.space.provide() {
-            Ok(true) => FILL_EVERY,
-            Ok(false) => PROVIDE_EVERY,
-            Err(error) => {
-                tracing::warn!(%error, "no spare segment can be made");
-                PROVIDE_EVERY
-            }
-        };
-        core.space.wait(pause);
-    }
-}
-
-/// Reads all files again, until `ended` is.
-fn scrub_again_and_again(core: &Core, files: &Arc<dyn Files>, ended: &mpsc::Receiver<()>) {
-    let waits = |d: Duration| ended.recv_timeout(d) == Err(RecvTimeoutError::Timeout);
-    let per_second = core.options.scrub_bytes_per_second.max(1);
-    while waits(core.options.scrub_every) && !core.is_closed() {
-        let mut pace = |bytes: u64| waits(Duration::from_secs_f64(bytes as f64 / per_second as f64));
-        let checked = check(core, files, &mut pace, || {});
-        for why in &checked.unchecked {
-            tracing::warn!("could not be checked: {why}");
-        }
-        tracing::info!(
-            bytes = checked.bytes,
-            damaged = checked.rot.len(),
-            "read all files again"
-        );
     }
 }

@@ -45,9 +45,11 @@ pub(crate) enum Change {
     Sealed {
         segment: u32,
     },
+    /// The log goes on in this segment, behind where the one before ends.
     Opened {
         segment: u32,
         generation: u64,
+        previous_end: Position,
     },
 }
 
@@ -432,6 +434,7 @@ impl Writer {
         self.changes.push(Change::Opened {
             segment: number,
             generation,
+            previous_end: header.previous_end,
         });
         Ok(())
     }

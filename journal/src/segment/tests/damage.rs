@@ -57,6 +57,9 @@ fn template() -> (Contents, Vec<KeyValue>, Vec<LogRecord>) {
     let (node, _) = patched();
     let (storage, _) = node.open().unwrap();
     fill(&storage, 3, 32, 45, 900);
+    let first = storage.merge(&mut |_| true);
+    assert!(matches!(first, Merging::Done { files: 3, .. }), "{first:?}");
+    fill(&storage, 3, 45, 54, 900);
     let voted = Answer::default();
     storage.save_vote(VOTE, voted.done());
     assert!(voted.is_ok());
@@ -135,7 +138,9 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
         "identity",
         "vote",
         "end",
-        "editlog-0000000003",
+        "editlog-0000000001-0000000003",
+        "contents-0000000001-0000000003",
+        "editlog-0000000004",
         "patch-0000000001",
     ] {
         assert!(files.iter().any(|(p, _)| p.ends_with(name)), "there is no {name}");
@@ -169,9 +174,9 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
                 assert!(read_all(&storage).unwrap() == log, "{what}: another log");
                 assert_eq!(recovered.vote, Some(VOTE), "{what}");
                 assert_eq!(recovered.committed, None, "{what}");
-                fill(&storage, 4, 45, 50, 900);
+                fill(&storage, 4, 54, 59, 900);
                 let more = read_all(&storage).unwrap();
-                assert!(more.starts_with(&log) && more.len() == 50, "{what}");
+                assert!(more.starts_with(&log) && more.len() == 59, "{what}");
                 storage.idle();
                 drop(storage);
                 let (storage, _) = node.open().unwrap();
@@ -193,22 +198,25 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
                 Outcome::Refused
             }
         };
-        let kind = name.split('-').next().unwrap().to_owned();
+        let kind = match merged::range_of(&name) {
+            Some(_) if name.starts_with("editlog") => "merged editlog".to_owned(),
+            _ => name.split('-').next().unwrap().to_owned(),
+        };
         *table.entry((kind, harm)).or_default().entry(outcome).or_default() += 1;
     }
     println!("{CASES} damages, none of them read:");
     for ((kind, harm), outcomes) in &table {
         println!("  {kind}, {harm:?}: {outcomes:?}");
     }
-    // Bits that say nothing are those of the zeros that no record lies in; a copy has none, all of it is checked.
+    // Bits that say nothing are those of the zeros that no record lies in, or that fill one up to a multiple of eight bytes; a
+    // copy has none, all of it is checked.
     let lost_nothing = table
         .iter()
         .filter(|(_, o)| o.contains_key(&Outcome::NothingLost));
-    assert!(
-        lost_nothing
-            .clone()
-            .all(|((kind, harm), _)| kind == "editlog" && *harm != Harm::Gone)
-    );
+    assert!(lost_nothing.clone().all(|((kind, harm), _)| match kind.as_str() {
+        "editlog" | "merged editlog" => *harm != Harm::Gone,
+        kind => kind == "patch" && *harm == Harm::BitFlipped,
+    }));
     let repaired = |kind: &str, harm| {
         let outcomes = table.get(&(kind.to_owned(), harm));
         outcomes
@@ -220,6 +228,9 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
         ("editlog", Harm::BitFlipped),
         ("editlog", Harm::CutShort),
         ("editlog", Harm::Gone),
+        ("merged editlog", Harm::BitFlipped),
+        ("merged editlog", Harm::CutShort),
+        ("merged editlog", Harm::Gone),
         ("patch", Harm::BitFlipped),
     ] {
         assert!(
@@ -322,10 +333,10 @@ fn a_page_that_can_not_be_read_is_as_one_that_is_damaged() {
     let before = node.files.calls(Call::Read);
     node.open().unwrap();
     let reads = node.files.calls(Call::Read) - before;
-    let last = files
+    let numbers = files
         .iter()
-        .filter(|(p, _)| p.to_string_lossy().contains("editlog"))
-        .count();
+        .filter_map(|(p, _)| file::number_of(p.file_name()?.to_str()?));
+    let last = numbers.max().unwrap();
     let mut opened = 0;
     for nth in 1..=reads {
         let node = fresh();

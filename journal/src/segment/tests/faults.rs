@@ -15,7 +15,7 @@ fn append(sizes: &[usize], new_term: bool) -> Act {
 }
 
 /// A life in which everything happens: a first start, a bootstrap, votes, appends, rolls, truncations, marks, an ordered
-/// end, starts with and without a torn end, rot, its repair, and a start with the patch.
+/// end, starts with and without a torn end, rot, its repair, a start with the patch, and merges before and after.
 fn life() -> Vec<Act> {
     let grow = |times: usize| {
         let act = |i| [append(&[700, 10 * i, 2000], i == 1), Act::Turn];
@@ -27,12 +27,13 @@ fn life() -> Vec<Act> {
         Act::PowerOffAfter { calls: 0, kill: true },
         Act::Turn,
     ];
-    let parts: [&[Act]; 9] = [
+    let parts: [&[Act]; 10] = [
         &[Act::Identity, Act::Turn, Act::Vote, Act::Turn],
         &grow(8),
         &[Act::Commit { upto: 8 }, Act::Truncate { keep: 10 }, Act::Turn],
         &[append(&[20_000], true), Act::Vote, Act::Turn, Act::Read],
         &[Act::Idle, Act::Vote, append(&[30; 5], true), Act::Close],
+        &[Act::Merge, Act::Read],
         &grow(3),
         &torn,
         // Of the first segment, so that sealed ones follow.
@@ -40,7 +41,8 @@ fn life() -> Vec<Act> {
         &[append(&[100], true), Act::Idle, Act::Read, Act::Kill],
     ];
     let mut life = parts.concat();
-    life.extend(grow(3));
+    life.extend(grow(8));
+    life.extend([Act::Merge, Act::Read, Act::Vote, Act::Turn, Act::Kill, Act::Read]);
     life
 }
 
@@ -64,6 +66,11 @@ fn every_call_may_fail_once_and_nothing_answered_is_lost() {
     for seed in (0..).filter(|seed| live(*seed, None).cuts > 0).take(2) {
         let whole = live(seed, None);
         assert_eq!((whole.healed, whole.refused), (1, 0), "it is to be repaired once");
+        assert_eq!(
+            (whole.merges, whole.merged_again),
+            (2, 1),
+            "merged, and merged again"
+        );
         for nth in 1..=whole.files().all_calls() {
             for (fault, kill) in [Fault::Io, Fault::NoSpace]
                 .into_iter()

@@ -50,6 +50,7 @@ pub(super) enum Act {
         record: usize,
         byte: u64,
     },
+    Merge,
 }
 
 /// One change of the log.

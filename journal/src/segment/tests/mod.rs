@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod golden;
 mod history;
+mod merge;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -45,6 +46,8 @@ impl Node {
             segment_bytes: 16 * 1024,
             cache_bytes: 1024,
             zero_ahead_bytes: 6 * 1024,
+            merge_bytes: 64 * 1024,
+            merge_at_files: 3,
             execution: Execution::Immediate,
             ..Options::default()
         };
@@ -62,6 +65,40 @@ impl Node {
 
     pub(super) fn segment(&self, number: u32) -> PathBuf {
         file::path_of(Path::new(DIR), number)
+    }
+
+    /// Where a segment lies that has no file of its own, or has one.
+    pub(super) fn lies(&self, number: u32) -> layout::Lies {
+        let dir = Path::new(DIR);
+        let tables = self.files.paths().into_iter().filter(|p| {
+            let name = p.file_name().and_then(|n| n.to_str());
+            name.and_then(merged::range_of).is_some()
+        });
+        let tables = tables.filter_map(|p| merged::Merged::decode(&self.bytes(&p)).ok());
+        let holds = |m: &merged::Merged| (m.range().0..=m.range().1).contains(&number);
+        let merged = tables.filter(holds).max_by_key(|m| m.range().1 - m.range().0);
+        let home = merged.and_then(|m| {
+            let found = m.lie(dir).find(|(member, _)| member.header.segment == number);
+            found.map(|(_, lies)| lies)
+        });
+        home.unwrap_or_else(|| layout::Lies::alone(dir, number))
+    }
+
+    /// The bytes of a segment, wherever it lies; `None` if it is nowhere.
+    pub(super) fn segment_bytes(&self, number: u32) -> Option<Vec<u8>> {
+        let lies = self.lies(number);
+        let mut bytes = self.files.contents(&lies.path)?;
+        if let Some(part) = lies.part {
+            bytes.drain(..(part.from as usize).min(bytes.len()));
+            bytes.truncate(part.bytes as usize);
+        }
+        Some(bytes)
+    }
+
+    /// Merges as long as there is anything to merge; how often.
+    pub(super) fn merge_all(&self, storage: &Storage) -> usize {
+        let merged = std::iter::repeat_with(|| storage.merge(&mut |_| true));
+        merged.take_while(|m| matches!(m, Merging::Done { .. })).count()
     }
 
     pub(super) fn bytes(&self, path: &Path) -> Vec<u8> {

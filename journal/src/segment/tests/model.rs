@@ -29,6 +29,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0u64..40_000).prop_map(|free| Act::Full { free }),
         2 => Just(Act::Close),
         2 => (any::<usize>(), any::<u64>()).prop_map(|(record, byte)| Act::Rot { record, byte }),
+        6 => Just(Act::Merge),
     ]
 }
 

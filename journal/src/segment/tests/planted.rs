@@ -40,6 +40,11 @@ fn each_planted_bug_of_the_storage_is_caught() {
             "faults::every_call_may_fail_once_and_nothing_answered_is_lost",
             "fsync_retried",
         ),
+        ("merge::the_power_may_go_off_at_any_moment", "merge_not_synced"),
+        (
+            "merge::what_was_written_wrongly_replaces_nothing",
+            "merge_not_checked",
+        ),
     ] {
         assert_catches(&format!("segment::tests::{test}"), bug);
     }

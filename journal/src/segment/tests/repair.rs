@@ -67,7 +67,7 @@ pub(super) fn try_heal(node: &Node, others: &[LogRecord]) -> Result<usize, OpenE
 pub(super) fn places(node: &Node) -> Vec<(u32, u32, RecordHeader)> {
     let mut found = Vec::new();
     for segment in 1..=99 {
-        let Some(bytes) = node.files.contents(&node.segment(segment)) else {
+        let Some(bytes) = node.segment_bytes(segment) else {
             break;
         };
         let (header, _) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
@@ -90,7 +90,8 @@ fn assert_same(found: &[LogRecord], want: &[LogRecord], what: &str) {
 }
 
 pub(super) fn flip(node: &Node, segment: u32, byte: u32) {
-    node.files.flip_bit(&node.segment(segment), byte.into(), 3);
+    let lies = node.lies(segment);
+    node.files.flip_bit(&lies.path, lies.byte(byte), 3);
 }
 
 /// A log of three segments that says all that a log can say, marked at its end.

@@ -82,7 +82,7 @@ fn whatever_rots_is_found_and_healed_at_the_next_opening() {
         let rot = Rot {
             path: node.segment(segment),
             segment: Some(segment),
-            offset,
+            offset: offset.into(),
         };
         assert_eq!(check(&storage).rot, std::slice::from_ref(&rot), "{header:?}");
         assert_eq!(*storage.rot().borrow(), Some(rot), "{header:?}");
@@ -104,7 +104,7 @@ fn what_is_durable_but_not_yet_marked_is_looked_at_too() {
     fill(&storage, 1, 0, 3, 500);
     let (segment, offset, _) = places(&node)[2];
     flip(&node, segment, offset + 70);
-    assert_eq!(check(&storage).rot[0].offset, offset);
+    assert_eq!(check(&storage).rot[0].offset, u64::from(offset));
     let answer = Answer::default();
     storage.close(answer.done());
     assert!(answer.is_ok());

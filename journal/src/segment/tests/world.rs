@@ -33,6 +33,10 @@ pub(super) struct World {
     rotted: Option<(PathBuf, Vec<u8>)>,
     /// Starts that cut a torn end.
     pub(super) cuts: usize,
+    /// Times that editlogs were merged.
+    pub(super) merges: usize,
+    /// Times that a merged one was among them.
+    pub(super) merged_again: usize,
     /// Gaps that were closed, and rot that nobody could close.
     pub(super) healed: usize,
     pub(super) refused: usize,
@@ -53,6 +57,9 @@ impl World {
         let mut node = Node::over(files);
         node.options.execution = Execution::Manual;
         node.options.batch_bytes = 8 * 1024;
+        // So that what was merged is merged again.
+        node.options.merge_bytes = 128 * 1024;
+        node.options.merge_at_files = 2;
         World {
             node,
             storage: None,
@@ -72,6 +79,8 @@ impl World {
             faults_seen: 0,
             rotted: None,
             cuts: 0,
+            merges: 0,
+            merged_again: 0,
             healed: 0,
             refused: 0,
         }
@@ -191,6 +200,7 @@ impl World {
                 }
             }
             Act::Rot { record, byte } => self.rot(*record, *byte)?,
+            Act::Merge => self.merge()?,
         }
         Ok(())
     }
@@ -235,6 +245,32 @@ impl World {
         Ok(())
     }
 
+    fn merge(&mut self) -> Check {
+        let count = |node: &Node, name: &str| {
+            let paths = node.files.paths().into_iter();
+            paths.filter(|p| p.to_string_lossy().contains(name)).count()
+        };
+        let files = |node: &Node| (count(node, "editlog"), count(node, "contents"));
+        let (before, tables) = files(&self.node);
+        match self.storage().merge(&mut |_| true) {
+            Merging::Nothing => {}
+            Merging::Done { files: merged, .. } => {
+                let (left, tables_left) = files(&self.node);
+                check!(
+                    left == before + 1 - merged,
+                    "{merged} of {before} files became {left}"
+                );
+                self.merges += 1;
+                self.merged_again += usize::from(tables_left <= tables);
+            }
+            Merging::NotNow(why) if self.undisturbed() => {
+                check!(!self.new_faults().is_empty() || self.full, "not merged: {why}");
+            }
+            Merging::NotNow(_) => {}
+        }
+        Ok(())
+    }
+
     fn rot(&mut self, record: usize, byte: u64) -> Check {
         self.settle()?;
         if !self.undisturbed() {
@@ -247,14 +283,13 @@ impl World {
         if let Some((_, before)) = places.split_last()
             && let Some((segment, offset, header)) = before.get(record % before.len().max(1))
         {
-            let path = self.node.segment(*segment);
-            let before = self.node.bytes(&path);
+            let lies = self.node.lies(*segment);
+            let before = self.node.bytes(&lies.path);
+            let at = lies.byte(*offset);
             // One that was torn and cut may end with the file.
-            let there = header.span().min(before.len() as u64 - u64::from(*offset));
-            self.rotted = Some((path.clone(), before));
-            self.node
-                .files
-                .flip_bit(&path, u64::from(*offset) + byte % there, 3);
+            let there = header.span().min(before.len() as u64 - at);
+            self.rotted = Some((lies.path.to_path_buf(), before));
+            self.node.files.flip_bit(&lies.path, at + byte % there, 3);
         }
         self.crash()
     }

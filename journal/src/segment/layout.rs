@@ -1,0 +1,155 @@
+//! Where each segment's bytes lie: in a file of its own, or as a part of a merged one.
+//!
+//! Whoever reads a segment asks here first, each time: it may be moved while the log is in use. One that is open already stays
+//! readable, whatever becomes of its name.
+
+use super::file;
+use super::merged::Merged;
+use super::state::{Shared, lock};
+use redoubt_env::files::{File, Files, Mode};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Where one segment lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lies {
+    pub(crate) path: Arc<Path>,
+    /// Which part of the file it is, where it has not all of it.
+    pub(crate) part: Option<Part>,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) from: u64,
+    pub(crate) bytes: u32,
+}
+
+impl Lies {
+    /// In a file of its own; a patch, if the number says so.
+    pub(crate) fn alone(dir: &Path, number: u32) -> Self {
+        Lies {
+            path: file::path_of(dir, number).into(),
+            part: None,
+        }
+    }
+
+    pub(crate) fn open(&self, files: &dyn Files, mode: Mode) -> io::Result<Arc<dyn File>> {
+        Ok(part_of(&files.open(&self.path, mode)?, self.part))
+    }
+
+    /// Where in the file byte `offset` of the segment is.
+    pub(crate) fn byte(&self, offset: u32) -> u64 {
+        self.part.map_or(0, |part| part.from) + u64::from(offset)
+    }
+}
+
+/// The `part` of `file`, as a file.
+pub(crate) fn part_of(file: &Arc<dyn File>, part: Option<Part>) -> Arc<dyn File> {
+    let file = file.clone();
+    match part {
+        None => file,
+        Some(part) => Arc::new(PartFile { file, part }),
+    }
+}
+
+/// A part of a file, to be used as if it were all of one.
+struct PartFile {
+    file: Arc<dyn File>,
+    part: Part,
+}
+
+impl PartFile {
+    /// How much of `len` bytes at `pos` it has.
+    fn within(&self, pos: u64, len: u64) -> u64 {
+        u64::from(self.part.bytes).saturating_sub(pos).min(len)
+    }
+}
+
+impl File for PartFile {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        let len = self.within(pos, buf.len() as u64) as usize;
+        self.file.read_at(&mut buf[..len], self.part.from + pos)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
+        let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
+        if self.within(pos, len) < len {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.file.write_at(bufs, self.part.from + pos)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let behind = self.file.len()?.saturating_sub(self.part.from);
+        Ok(behind.min(self.part.bytes.into()))
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn forget(&self, pos: u64, len: u64) {
+        self.file.forget(self.part.from + pos, self.within(pos, len));
+    }
+}
+
+/// Where the segments of a log lie.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layout {
+    /// Those that have no file of their own.
+    pub(crate) merged: BTreeMap<u32, Lies>,
+    /// Where each sealed segment ends, as the header behind it says.
+    pub(crate) ends: BTreeMap<u32, u32>,
+    /// How often anything was moved.
+    pub(crate) moves: u64,
+}
+
+impl Layout {
+    /// Where segment or patch `number` lies in `dir`.
+    pub(crate) fn find(&self, dir: &Path, number: u32) -> Lies {
+        let merged = self.merged.get(&number).cloned();
+        merged.unwrap_or_else(|| Lies::alone(dir, number))
+    }
+
+    /// From now on the segments of `merged` lie there.
+    pub(crate) fn adopt(&mut self, dir: &Path, merged: &Merged) {
+        let lie = merged
+            .lie(dir)
+            .map(|(member, lies)| (member.header.segment, lies));
+        self.merged.extend(lie);
+        self.moves += 1;
+    }
+}
+
+/// Where segment or patch `number` of a log in `dir` lies.
+pub(crate) fn find(shared: &Mutex<Shared>, dir: &Path, number: u32) -> Lies {
+    lock(shared).layout.find(dir, number)
+}
+
+/// Opens segment or patch `number` of a log in `dir`, for reading.
+pub(crate) fn open(
+    files: &dyn Files,
+    shared: &Mutex<Shared>,
+    dir: &Path,
+    number: u32,
+) -> io::Result<Arc<dyn File>> {
+    loop {
+        let lies = find(shared, dir, number);
+        match lies.open(files, Mode::Read) {
+            // It was moved since.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && find(shared, dir, number) != lies => {}
+            opened => return opened,
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Merging: many small editlogs become few larger ones, behind the back of all who use them.
+//!
+//! Every restart that cuts a torn end, and every change of the segments' size, leaves small files behind, each with space set
+//! aside for a large one. Promises that at each moment, whatever fails, every segment lies somewhere as a whole: the originals
+//! go only once the merged file is durable, was read back from the disk and checked record by record, and has its name.
+
+use super::error::Failure;
+use super::file;
+use super::format::SEGMENT_HEADER_BYTES;
+use super::held::Held;
+use super::layout::{self, Lies, Part};
+use super::merged::{self, MEMBERS_MAX, Member, Merged};
+use super::model::{Execution, Options};
+use super::reader::Stop;
+use super::scrub::{Left, Rot, Scrub};
+use super::space::{Room, Space};
+use super::state::lock;
+use redoubt_env::files::{File, Mode};
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes copied at once.
+const COPY_BYTES: usize = 256 * 1024;
+
+/// A file with sealed segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    first: u32,
+    last: u32,
+    bytes: u64,
+}
+
+/// Which of `pieces`, adjacent and in order, are to become one file: the first and the last segment.
+///
+/// As a file grows by merges it waits for neighbours of about its size: the largest of those that are merged has at most two
+/// thirds of all their bytes. So a byte is copied again only when its file becomes half as large again (as in a log-structured
+/// merge tree with size tiers).
+pub(crate) fn plan(pieces: &[Piece], options: &Options) -> Option<(u32, u32)> {
+    let most = options.merge_bytes;
+    (0..pieces.len()).find_map(|from| {
+        let mut run: &[Piece] = &[];
+        let (mut bytes, mut largest) = (0, 0);
+        for (piece, upto) in pieces[from..].iter().zip(from + 1..) {
+            let members = u64::from(piece.last) + 1 - u64::from(pieces[from].first);
+            let fits = piece.bytes <= most / 2 && bytes + piece.bytes <= most;
+            if !fits || members > MEMBERS_MAX as u64 {
+                break;
+            }
+            bytes += piece.bytes;
+            largest = largest.max(piece.bytes);
+            run = &pieces[from..upto];
+        }
+        let many = run.len() >= options.merge_at_files.max(2);
+        let large = run.len() >= 2 && bytes >= most / 2;
+        let (first, last) = (run.first()?, run.last()?);
+        ((many || large) && 3 * largest <= 2 * bytes).then_some((first.first, last.last))
+    })
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Merging {
+    /// There is nothing to merge.
+    Nothing,
+    /// So many files became one.
+    Done {
+        /// Files that are gone.
+        files: usize,
+        /// Length of the new one, bytes.
+        bytes: u64,
+    },
+    /// All is as it was, and why.
+    NotNow(String),
+}
+
+/// Why none was made.
+pub(crate) enum Stopped {
+    /// What was to be copied is damaged.
+    Rot(Rot),
+    /// A failed write or sync, which is final.
+    Failure(Failure),
+    /// Whatever else keeps it from being made now.
+    NotNow(String),
+}
+
+impl From<Failure> for Stopped {
+    /// That there is no space is no damage: nothing was begun that something else rests on. A sync that fails is.
+    fn from(failure: Failure) -> Self {
+        match failure.kind {
+            io::ErrorKind::StorageFull if failure.verb != file::SYNC => Stopped::no_room(),
+            _ => Stopped::Failure(failure),
+        }
+    }
+}
+
+impl Stopped {
+    fn no_room() -> Self {
+        Stopped::NotNow("the disk has no room for it".to_owned())
+    }
+
+    fn ended() -> Self {
+        Stopped::NotNow("the storage was closed".to_owned())
+    }
+}
+
+/// The merging of a log's editlogs.
+pub(crate) struct Merge<'a> {
+    /// Knows the files, and checks them.
+    pub(crate) scrub: &'a Scrub,
+    pub(crate) space: &'a Space,
+    pub(crate) held: &'a Held,
+    pub(crate) options: &'a Options,
+    /// Hears of the bytes as they are read or written, and says whether to go on.
+    pub(crate) pace: &'a mut dyn FnMut(u64) -> bool,
+}
+
+impl Merge<'_> {
+    /// Merges one run of editlogs, if there is one to merge.
+    pub(crate) fn run(&mut self) -> Result<Merging, Stopped> {
+        let Some(range) = plan(&self.pieces(), self.options) else {
+            return Ok(Merging::Nothing);
+        };
+        // Without threads nobody makes spares, and it would never be plenty.
+        let is_kept = self.options.execution == Execution::Threads;
+        if is_kept && *self.space.room().borrow() != Room::Plenty {
+            return Err(Stopped::no_room());
+        }
+        let (merged, sources) = self.read(range)?;
+        let path = merged::path_of(&self.scrub.dir, merged.range());
+        let fresh = path.with_extension("new");
+        let made = self.make(&merged, &sources, &path, &fresh);
+        if made.is_err() {
+            // It holds nothing that does not lie elsewhere; if it can't be removed, the next opening does.
+            let files = &self.scrub.files;
+            self.held.change(|| file::remove(&**files, &fresh)).transpose()?;
+        }
+        made?;
+        Ok(Merging::Done {
+            files: sources
+                .iter()
+                .map(|lies| &lies.path)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            bytes: merged.file_bytes(),
+        })
+    }
+
+    /// The files with sealed segments, in the order of the log.
+    fn pieces(&self) -> Vec<Piece> {
+        let shared = lock(&self.scrub.shared);
+        let mut pieces: Vec<(Piece, Option<&Lies>)> = Vec::new();
+        for (&number, &end) in shared.layout.ends.range(..shared.durable.segment) {
+            let (home, bytes) = (shared.layout.merged.get(&number), u64::from(end));
+            match pieces.last_mut() {
+                Some((piece, Some(lies))) if home.is_some_and(|home| home.path == lies.path) => {
+                    piece.last = number;
+                    piece.bytes += bytes;
+                }
+                _ => pieces.push((
+                    Piece {
+                        first: number,
+                        last: number,
+                        bytes,
+                    },
+                    home,
+                )),
+            }
+        }
+        pieces.into_iter().map(|(piece, _)| piece).collect()
+    }
+
+    /// What is to be merged, and where it lies now.
+    fn read(&self, (first, last): (u32, u32)) -> Result<(Merged, Vec<Lies>), Stopped> {
+        let Scrub { shared, dir, .. } = self.scrub;
+        let (mut members, mut sources) = (Vec::new(), Vec::new());
+        for number in first..=last {
+            let lies = layout::find(shared, dir, number);
+            let rot = || Stopped::Rot(Rot::at(&lies, number, 0));
+            let (header, header_crc) = self
+                .scrub
+                .header_of(number)
+                .map_err(|left| self.stopped(left, number))?
+                .ok_or_else(rot)?;
+            let end = lock(shared).layout.ends.get(&number).copied();
+            let bytes = end.filter(|end| *end >= SEGMENT_HEADER_BYTES).ok_or_else(rot)?;
+            members.push(Member {
+                header,
+                header_crc,
+                bytes,
+            });
+            sources.push(lies);
+        }
+        let merged = Merged::new(members).ok_or_else(|| Stopped::Rot(Rot::at(&sources[0], first, 0)))?;
+        Ok((merged, sources))
+    }
+
+    fn stopped(&self, left: Left, number: u32) -> Stopped {
+        match left {
+            Left::Rot(offset) => {
+                let lies = layout::find(&self.scrub.shared, &self.scrub.dir, number);
+                Stopped::Rot(Rot::at(&lies, number, offset))
+            }
+            Left::Io(e) => Stopped::NotNow(format!("segment {number} can't be read: {e}")),
+            Left::Enough => Stopped::ended(),
+        }
+    }
+
+    /// Makes the merged file under the name `fresh`, checks it, gives it its name, and removes what it replaces.
+    fn make(&mut self, merged: &Merged, sources: &[Lies], path: &Path, fresh: &Path) -> Result<(), Stopped> {
+        let (files, dir) = (self.scrub.files.clone(), self.scrub.dir.clone());
+        let fail = |verb| Failure::new(verb, path);
+        // Under the lock, as all that changes the directory: it may be another's by now.
+        let create = || {
+            file::remove(&*files, fresh)?;
+            files.open(fresh, Mode::CreateNew).map_err(fail("create"))
+        };
+        let new = self.held.change(create).ok_or_else(Stopped::ended)??;
+        new.allocate(merged.file_bytes())
+            .map_err(fail("set space aside for"))?;
+        let table = merged.encode();
+        new.write_at(&[IoSlice::new(&table)], 0).map_err(fail("write"))?;
+        for (member, lies) in merged.lie(&dir) {
+            self.copy(member, &lies, &*new, path)?;
+        }
+        if !redoubt_env::planted::on("merge_not_synced") {
+            file::sync(&*new, path)?;
+        }
+        // What is read next comes from the disk.
+        new.forget(0, merged.file_bytes());
+        for (member, lies) in merged.lie(&dir) {
+            if !redoubt_env::planted::on("merge_not_checked") {
+                self.check(member, lies.part, &new, path)?;
+            }
+        }
+        self.held
+            .change(|| self.publish(merged, sources, path, fresh))
+            .ok_or_else(Stopped::ended)??;
+        Ok(())
+    }
+
+    fn copy(&mut self, member: &Member, to: &Lies, new: &dyn File, path: &Path) -> Result<(), Stopped> {
+        let number = member.header.segment;
+        let Scrub {
+            shared, dir, files, ..
+        } = self.scrub;
+        let source = layout::open(&**files, shared, dir, number).map_err(|e| self.unread(e, number, 0))?;
+        let mut buf = vec![0; COPY_BYTES];
+        let mut at = 0;
+        while at < member.bytes {
+            let want = (member.bytes - at).min(COPY_BYTES as u32) as usize;
+            let read = source.read_at(&mut buf[..want], at.into());
+            match read {
+                Ok(read) if read == want => {}
+                Ok(_) => return Err(self.stopped(Left::Rot(at), number)),
+                Err(e) => return Err(self.unread(e, number, at)),
+            }
+            new.write_at(&[IoSlice::new(&buf[..want])], to.byte(at))
+                .map_err(Failure::new("write", path))?;
+            if !(self.pace)(2 * want as u64) {
+                return Err(Stopped::ended());
+            }
+            at += want as u32;
+        }
+        Ok(())
+    }
+
+    fn unread(&self, e: io::Error, number: u32, at: u32) -> Stopped {
+        let left = match Stop::from(e) {
+            Stop::Damaged => Left::Rot(at),
+            Stop::Io(e) => Left::Io(e),
+        };
+        self.stopped(left, number)
+    }
+
+    /// Checks one segment of the new file as any segment is checked, with the patches that belong to it.
+    fn check(
+        &mut self,
+        member: &Member,
+        part: Option<Part>,
+        new: &Arc<dyn File>,
+        path: &Path,
+    ) -> Result<(), Stopped> {
+        let number = member.header.segment;
+        let generation = member.header.generation;
+        let next = lock(&self.scrub.shared).generations.get(&(number + 1)).copied();
+        let next = next.map(|generation| (number + 1, generation));
+        let copy = layout::part_of(new, part);
+        let checked = self.scrub.file(copy, number, generation, next, None, self.pace);
+        match checked {
+            Ok(()) => Ok(()),
+            Err(Left::Rot(_)) => {
+                // Because it was copied so?
+                let Scrub {
+                    shared, dir, files, ..
+                } = self.scrub;
+                let source =
+                    layout::open(&**files, shared, dir, number).map_err(|e| self.unread(e, number, 0))?;
+                self.scrub
+                    .file(source, number, generation, next, None, self.pace)
+                    .map_err(|left| self.stopped(left, number))?;
+                Err(Stopped::NotNow(format!(
+                    "{} is not what was written to it",
+                    path.display()
+                )))
+            }
+            Err(left) => Err(self.stopped(left, number)),
+        }
+    }
+
+    /// The order matters: the file beside is there before any original goes, so that a table that is lost then is told by the
+    /// other; and readers are told before the originals go, so that whoever finds one gone finds the other by asking again.
+    fn publish(&self, merged: &Merged, sources: &[Lies], path: &Path, fresh: &Path) -> Result<(), Failure> {
+        let Scrub {
+            shared, dir, files, ..
+        } = self.scrub;
+        let sync = || files.sync_dir(dir).map_err(Failure::new(file::SYNC, dir));
+        files.rename(fresh, path).map_err(Failure::new("rename", path))?;
+        sync()?;
+        merged.write_beside(&**files, dir)?;
+        lock(shared).layout.adopt(dir, merged);
+        let replaced: BTreeSet<&Path> = sources.iter().map(|lies| &*lies.path).collect();
+        for old in replaced {
+            let name = old.file_name().and_then(|name| name.to_str());
+            match name.and_then(merged::range_of) {
+                Some(range) => merged::remove(&**files, dir, range)?,
+                None => file::remove(&**files, old)?,
+            }
+        }
+        sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(merge_bytes: u64) -> Options {
+        Options {
+            merge_bytes,
+            merge_at_files: 4,
+            ..Options::default()
+        }
+    }
+
+    fn pieces(bytes: &[u64]) -> Vec<Piece> {
+        let piece = |(number, bytes): (u32, &u64)| Piece {
+            first: number,
+            last: number,
+            bytes: *bytes,
+        };
+        (1..).zip(bytes).map(piece).collect()
+    }
+
+    #[test]
+    fn many_small_neighbours_are_merged_or_few_that_are_large_together() {
+        let plan = |bytes: &[u64]| plan(&pieces(bytes), &options(100));
+        assert_eq!(plan(&[]), None);
+        assert_eq!(plan(&[5, 5, 5]), None, "few and small");
+        assert_eq!(plan(&[5, 5, 5, 5]), Some((1, 4)));
+        assert_eq!(plan(&[30, 30]), Some((1, 2)), "large enough together");
+        assert_eq!(plan(&[90, 5, 5, 5, 5, 90]), Some((2, 5)), "a large one stays");
+        assert_eq!(plan(&[5, 5, 90, 5, 5]), None, "no neighbours");
+        assert_eq!(plan(&[40, 40, 40, 40]), Some((1, 2)), "not more than fits");
+        assert_eq!(plan(&[0; 3000]), Some((1, MEMBERS_MAX as u32)));
+        assert_eq!(super::plan(&pieces(&[4096; 9]), &options(0)), None, "not at all");
+    }
+
+    #[test]
+    fn a_file_that_grew_by_merges_waits_for_neighbours_of_its_size() {
+        assert_eq!(plan(&pieces(&[20, 1, 1, 1]), &options(100)), None);
+        assert_eq!(plan(&pieces(&[20, 1, 1, 1, 1]), &options(100)), Some((2, 5)));
+        assert_eq!(plan(&pieces(&[20, 4, 4, 2]), &options(100)), Some((1, 4)));
+        let (mut files, mut copied) = (Vec::new(), 0);
+        for number in 1..=4096 {
+            files.push(Piece {
+                first: number,
+                last: number,
+                bytes: 1,
+            });
+            while let Some((first, last)) = plan(&files, &options(10_000)) {
+                let merged: Vec<_> = files
+                    .iter()
+                    .filter(|p| (first..=last).contains(&p.first))
+                    .copied()
+                    .collect();
+                let at = files.iter().position(|p| p.first == first).unwrap();
+                let bytes = merged.iter().map(|p| p.bytes).sum();
+                files.splice(at..at + merged.len(), [Piece { first, last, bytes }]);
+                copied += bytes;
+            }
+        }
+        assert!(files.len() < 4 * 12, "{} files are left", files.len());
+        assert!(copied < 4096 * 12, "{copied} were copied");
+        println!("{} files, {copied} copied", files.len());
+    }
+}

@@ -40,6 +40,18 @@ struct Args {
     /// How fast that is done at most, bytes per second.
     #[arg(long)]
     scrub_bytes_per_second: Option<u64>,
+    /// Adjacent editlog files are merged into one of so many bytes at most; one that has more than half stays as it is. 0: never.
+    #[arg(long)]
+    merge_bytes: Option<u64>,
+    /// So many are merged, or fewer that have half of --merge-bytes together.
+    #[arg(long)]
+    merge_at_files: Option<usize>,
+    /// Seconds from one look for files to merge to the next.
+    #[arg(long)]
+    merge_every: Option<u64>,
+    /// How fast they are read and written at most, bytes per second.
+    #[arg(long)]
+    merge_bytes_per_second: Option<u64>,
     /// Log entries between two checkpoints: what a start replays at most, and a few times what the index has in memory.
     #[arg(long)]
     checkpoint_every_entries: Option<u64>,
@@ -93,6 +105,14 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     storage.scrub_bytes_per_second = args
         .scrub_bytes_per_second
         .unwrap_or(storage.scrub_bytes_per_second);
+    storage.merge_bytes = args.merge_bytes.unwrap_or(storage.merge_bytes);
+    storage.merge_at_files = args.merge_at_files.unwrap_or(storage.merge_at_files);
+    storage.merge_every = args
+        .merge_every
+        .map_or(storage.merge_every, |s| Duration::from_secs(s.max(1)));
+    storage.merge_bytes_per_second = args
+        .merge_bytes_per_second
+        .unwrap_or(storage.merge_bytes_per_second);
     let every = CheckpointEvery::default();
     let config = NodeConfig {
         name: args.name,

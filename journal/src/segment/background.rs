@@ -130,20 +130,23 @@ pub(crate) fn merge(core: &Core, pace: &mut dyn FnMut(u64) -> bool) -> Merging {
     }
 }
 
-/// Pause after an attempt that came to nothing.
-const MERGE_LATER: Duration = Duration::from_secs(10 * 60);
+/// How many times longer the pause is after an attempt that came to nothing.
+const MERGE_LATER: u32 = 6;
 
 /// Merges small editlogs, until `ended` is.
 fn merge_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
-    let mut pause = core.options.merge_every;
+    let (mut pause, mut told) = (core.options.merge_every, String::new());
     while waits(ended, pause) && !core.is_closed() {
         pause = core.options.merge_every;
         match merge(core, &mut pace(ended, core.options.merge_bytes_per_second)) {
             Merging::Nothing => {}
             Merging::Done { files, bytes } => tracing::info!(files, bytes, "merged editlogs into one"),
             Merging::NotNow(why) => {
-                tracing::warn!("editlogs are not merged now: {why}");
-                pause = pause.max(MERGE_LATER);
+                if why != told {
+                    tracing::warn!("editlogs are not merged now: {why}");
+                    told = why;
+                }
+                pause = pause.saturating_mul(MERGE_LATER);
             }
         }
     }

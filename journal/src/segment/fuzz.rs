@@ -4,6 +4,7 @@ use super::end::Witness;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
+use super::merged::Merged;
 use super::model::{Execution, LogId, LogRecord, Options, RecordKind};
 use super::recover::Cursor;
 use super::summary::Summary;
@@ -17,12 +18,14 @@ use std::sync::Arc;
 const DIR: &str = "/node";
 const GENERATION: u64 = 0x1122_3344_5566_7788;
 /// The files that an input holds, in this order.
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
     "editlog-0000000001",
     "editlog-0000000002",
     "editlog-0000000003",
     "patch-0000000001",
     "end",
+    "editlog-0000000001-0000000002",
+    "contents-0000000001-0000000002",
 ];
 
 /// Bytes as a record.
@@ -49,6 +52,10 @@ pub(crate) fn values(bytes: &[u8]) {
     let header = first_header();
     let _ = Summary::decode(bytes, header.segment, header.generation);
     let _ = Witness::decode(bytes);
+    if let Ok(merged) = Merged::decode(bytes) {
+        let again = Merged::decode(&merged.encode());
+        assert_eq!(again.ok(), Some(merged), "what is read is not what is written");
+    }
     let _ = persisted::decode_vote(bytes);
     let _ = persisted::decode_identity(bytes);
     let _ = super::slots::decode(&persisted::VOTE_MAGIC, bytes);

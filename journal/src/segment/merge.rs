@@ -131,8 +131,8 @@ impl Merge<'_> {
         let path = merged::path_of(&self.scrub.dir, merged.range());
         let fresh = path.with_extension("new");
         let made = self.make(&merged, &sources, &path, &fresh);
-        if made.is_err() {
-            // It holds nothing that does not lie elsewhere; if it can't be removed, the next opening does.
+        if matches!(made, Err(Stopped::NotNow(_) | Stopped::Rot(_))) {
+            // It holds nothing that does not lie elsewhere. After a failure nothing is changed any more; the next opening does.
             let files = &self.scrub.files;
             self.held.change(|| file::remove(&**files, &fresh)).transpose()?;
         }

@@ -96,9 +96,8 @@ impl Gap {
             .max(self.first_wanted())
     }
 
-    /// What is missing, for people: the file, and the records.
+    /// What is missing, for people: of which segment, wherever that lies, and which records.
     pub fn describe(&self) -> String {
-        let file = file::path_of(Path::new(""), self.from.segment);
         let records = match self.end {
             Some(end) if end == self.first => "no record, or a removal".to_owned(),
             Some(end) if end == self.first + 1 => format!("record {}", self.first),
@@ -106,9 +105,8 @@ impl Gap {
             None => format!("whatever followed record {}", self.first.saturating_sub(1)),
         };
         format!(
-            "{} is damaged at byte {}: {records}",
-            file.display(),
-            self.from.offset
+            "editlog {} is damaged at byte {}: {records}",
+            self.from.segment, self.from.offset
         )
     }
 

@@ -72,7 +72,7 @@ pub fn directory(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> R
     let copies = copies.map(|f| format!("one of the two copies in {f} is damaged; the next start mends it"));
     let headers = salvage.spoilt_headers().iter();
     let headers = headers
-        .map(|n| format!("the header of editlog-{n:010} is damaged or lost; the next start makes it again"));
+        .map(|n| format!("the header of editlog {n} is damaged or lost; the next start makes it again"));
     let mut damage: Vec<String> = copies.chain(headers).chain(gaps).collect();
     let position = match replay(&salvage, |replayed| progress(Progress { bytes, of, replayed })) {
         Ok(position) => position.filter(|_| salvage.gaps().is_empty()),

@@ -135,11 +135,25 @@ fn the_format_is_the_golden_one() {
         header: header(),
     };
     assert_eq!(end::Witness::decode(&witness.encode()), Some(witness));
+    let second = SegmentHeader {
+        segment: 4,
+        ..header()
+    };
+    let member = |header: SegmentHeader, bytes| merged::Member {
+        header,
+        header_crc: header.encode().1,
+        bytes,
+    };
+    let merged = merged::Merged::new(vec![member(header(), 4600), member(second, 5000)]).unwrap();
+    assert_eq!(merged::Merged::decode(&merged.encode()), Ok(merged.clone()));
+    let from: Vec<_> = merged.lie(Path::new(DIR)).map(|(_, lies)| lies.byte(0)).collect();
+    assert_eq!((from, merged.file_bytes()), (vec![4096, 12288], 20480));
     let found = [
         dump("segment", &segment(0)),
         dump("vote", &vote),
         dump("end", &witness.encode()),
         dump("identity", &identity),
+        dump("table of a merged file", &merged.encode()),
     ]
     .join("\n");
     assert_eq!(

@@ -307,6 +307,11 @@ impl Log {
                 end: scan.end,
                 file_bytes: scan.file_bytes,
                 log: scan.log,
+                is_patched: scan
+                    .patches
+                    .all()
+                    .iter()
+                    .any(|p| p.from.segment == found.header.segment),
             }
         };
         let mut generations = scan.generations;
@@ -367,5 +372,6 @@ fn cut_here(
         end: Cursor::start(created.header_crc),
         file_bytes: created.bytes,
         log: Default::default(),
+        is_patched: false,
     })
 }

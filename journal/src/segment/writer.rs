@@ -65,6 +65,8 @@ pub(crate) struct Active {
     pub(crate) file_bytes: u32,
     /// What the segment's records do.
     pub(crate) log: SegmentLog,
+    /// Where it could not be read, patches stand for what was there.
+    pub(crate) is_patched: bool,
 }
 
 /// How far a log goes.
@@ -419,6 +421,7 @@ impl Writer {
             end: Cursor::start(created.header_crc),
             file_bytes: created.bytes,
             log: SegmentLog::default(),
+            is_patched: false,
         };
         let sealed = std::mem::replace(&mut self.active, next);
         self.path = file::path_of(&self.dir, number);
@@ -453,15 +456,9 @@ impl Writer {
             sealed: next,
             log: sealed.log,
         };
-        // Records that a patch holds have their places in another file.
-        let in_place = summary
-            .log
-            .places
-            .list
-            .iter()
-            .all(|p| p.at.segment == sealed.header.segment);
         match self.metadata.put(&key, &summary.encode()) {
-            Ok(()) => in_place,
+            // A reader without the summary has the places from the file, up to where that can't be read.
+            Ok(()) => !sealed.is_patched,
             Err(error) => {
                 tracing::warn!(%error, "could not keep a segment's summary: the next start scans the segment");
                 false

@@ -203,6 +203,32 @@ pub(super) fn patched() -> (Node, Vec<LogRecord>) {
 }
 
 #[test]
+fn a_segment_that_was_patched_before_it_was_sealed_is_read_without_its_summary() {
+    let mut node = Node::new(1);
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 5, 900);
+    storage.idle();
+    let want = read_all(&storage).unwrap();
+    drop(storage);
+    let (segment, offset, _) = places(&node)[2];
+    flip(&node, segment, offset + 20);
+    assert_eq!(heal(&node, &want), 1);
+    // Its records that can be read in their place replace those of the patch.
+    let (storage, _) = node.open().unwrap();
+    storage.truncate_after(None, Answer::default().done());
+    fill(&storage, 2, 0, 40, 900);
+    let want: Vec<_> = (0..40).map(|i| record(2, i, payload(2, i, 900))).collect();
+    assert!(node.segment_bytes(3).is_some(), "it was sealed");
+    for (key, _) in node.metadata.all() {
+        node.metadata.remove(&key).unwrap();
+    }
+    assert_same(&read_all(&storage).unwrap(), &want, "without summaries");
+    drop(storage);
+    node.metadata = Arc::default();
+    assert_same(&read_all(&node.open().unwrap().0).unwrap(), &want, "opened again");
+}
+
+#[test]
 fn a_patch_that_rots_is_replaced() {
     let (node, want) = patched();
     for (number, byte) in (1..).zip([30, 4096 + 20, 4096 + 200]) {

@@ -2,7 +2,9 @@
 
 use super::core::{Core, Op};
 use super::merge::{Merge, Merging, Stopped};
+use super::model::Execution;
 use super::scrub::{Checked, Scrub};
+use super::space::Room;
 use super::state::lock;
 use std::sync::mpsc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
@@ -74,7 +76,7 @@ const FILL_EVERY: Duration = Duration::from_millis(20);
 /// Keeps spares for the log, until `ended` is.
 fn provide_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
     while ended.try_recv() == Err(TryRecvError::Empty) && !core.is_closed() {
-        let pause = match core.space.provide() {
+        let pause = match core.held.change(|| core.space.provide()).unwrap_or(Ok(false)) {
             Ok(true) => FILL_EVERY,
             Ok(false) => PROVIDE_EVERY,
             Err(error) => {
@@ -105,14 +107,23 @@ fn scrub_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
 /// As of [`Storage::merge`](super::Storage::merge).
 pub(crate) fn merge(core: &Core, pace: &mut dyn FnMut(u64) -> bool) -> Merging {
     let _one_at_a_time = lock(&core.merging);
-    if let Some(failure) = &*core.failed.borrow() {
-        return Merging::NotNow(failure.to_string());
-    }
+    let room = core.space.room();
+    let hindered = || {
+        if let Some(failure) = &*core.failed.borrow() {
+            return Some(failure.to_string());
+        }
+        if core.rot.borrow().is_some() {
+            return Some("what rotted is to be repaired first".to_owned());
+        }
+        // Without threads nobody makes spares, and there is never plenty.
+        let is_low = core.options.execution == Execution::Threads && *room.borrow() != Room::Plenty;
+        is_low.then(|| "the disk has no room for it".to_owned())
+    };
     let mut merge = Merge {
         scrub: &scrub(core),
-        space: &core.space,
         held: &core.held,
         options: &core.options,
+        hindered: &hindered,
         pace: &mut |bytes| !core.is_closed() && pace(bytes),
     };
     match merge.run() {

@@ -155,6 +155,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether the disk is full, and nothing worse. A failed sync is worse, whatever it says.
+    pub(crate) fn is_for_want_of_room(&self) -> bool {
+        self.kind == io::ErrorKind::StorageFull && self.verb != super::file::SYNC
+    }
+
     pub(crate) fn too_large(path: &Path) -> Failure {
         Failure {
             verb: "write",

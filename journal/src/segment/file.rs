@@ -210,17 +210,30 @@ pub(crate) fn read_what_can_be(file: &dyn File, path: &Path) -> Result<Vec<u8>, 
     }
     let len = file.len().map_err(OpenError::io("measure", path))?;
     let mut bytes = vec![0; len as usize];
-    for (page, at) in bytes.chunks_mut(PAGE_BYTES).zip((0..).step_by(PAGE_BYTES)) {
-        match file.read_at(page, at) {
-            Ok(_) => {}
-            Err(e) if is_unreadable(&e) => {
-                tracing::error!(path = %path.display(), at, "the disk can't read a page of a file");
-                page.fill(0);
-            }
-            Err(e) => return Err(OpenError::io("read", path)(e)),
+    fill_with_what_can_be_read(file, &mut bytes, 0).map_err(OpenError::io("read", path))?;
+    Ok(bytes)
+}
+
+/// Reads at `pos` into `buf`, with zeros for what the disk can't read, and behind the end of the file.
+pub(crate) fn fill_with_what_can_be_read(file: &dyn File, buf: &mut [u8], pos: u64) -> io::Result<()> {
+    match file.read_at(buf, pos) {
+        Err(e) if is_unreadable(&e) => {}
+        read => {
+            buf[read?..].fill(0);
+            return Ok(());
         }
     }
-    Ok(bytes)
+    for (page, at) in buf.chunks_mut(PAGE_BYTES).zip((pos..).step_by(PAGE_BYTES)) {
+        let read = match file.read_at(page, at) {
+            Err(e) if is_unreadable(&e) => {
+                tracing::error!(at, "the disk can't read a page of a file");
+                0
+            }
+            read => read?,
+        };
+        page[read..].fill(0);
+    }
+    Ok(())
 }
 
 /// Reads a whole file.

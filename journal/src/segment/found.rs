@@ -52,16 +52,19 @@ impl Found {
     /// In its place, where there is one: a crash meanwhile leaves it damaged, as it is.
     pub(crate) fn mend(&self, files: &dyn Files, dir: &Path) -> Result<(), OpenError> {
         let (block, _) = self.header.encode();
-        let write = |file: &dyn File| {
-            file.write_at(&[IoSlice::new(&block)], 0)
+        let write = |file: &dyn File, at| {
+            file.write_at(&[IoSlice::new(&block)], at)
                 .map_err(Failure::new("write the header of", &self.lies.path))
         };
-        if self.is_lost && self.lies.part.is_none() {
-            let made = file::publish(files, dir, self.header.segment, None, write);
+        if self.is_lost {
+            let made = file::publish(files, dir, self.header.segment, None, |file| write(file, 0));
             return made.map(drop).map_err(from_failure);
         }
-        let file = self.file(files)?;
-        write(&*file)
+        let path = &self.lies.path;
+        let file = files
+            .open(path, Mode::Write)
+            .map_err(OpenError::io("open", path))?;
+        write(&*file, self.lies.byte(0))
             .and_then(|()| file::sync(&*file, &self.lies.path))
             .map_err(from_failure)
     }
@@ -82,38 +85,61 @@ const LOST_MAX: usize = 8;
 pub(crate) struct Directory {
     /// In order, each with a header that checks out, or is told by others.
     pub(crate) segments: Vec<Found>,
-    /// The merged files.
+    /// The merged files that segments lie in.
     pub(crate) merged: Vec<merged::Found>,
-    /// Files whose segments all lie in merged ones, and merged files that hold nothing which does not lie elsewhere: what
-    /// an interrupted merge left.
-    pub(crate) leftovers: Leftovers,
+    /// Names of files that nothing is read from: what an interrupted merge left.
+    pub(crate) leftovers: Vec<String>,
 }
 
-/// What nothing is read from any more.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Leftovers {
-    segments: Vec<u32>,
-    merged: Vec<(u32, u32)>,
-    /// Merged files that never got their names.
-    unnamed: Vec<String>,
+/// Removes these files.
+pub(crate) fn remove(files: &dyn Files, dir: &Path, leftovers: &[String]) -> Result<(), Failure> {
+    for name in leftovers {
+        file::remove(files, &dir.join(name))?;
+    }
+    match leftovers.is_empty() {
+        true => Ok(()),
+        false => files.sync_dir(dir).map_err(Failure::new(file::SYNC, dir)),
+    }
 }
 
-impl Leftovers {
-    /// Removes them.
-    pub(crate) fn remove(&self, files: &dyn Files, dir: &Path) -> Result<(), Failure> {
-        for number in &self.segments {
-            file::remove(files, &file::path_of(dir, *number))?;
+/// The merged files of a directory.
+#[derive(Default)]
+struct MergedFiles {
+    /// Those of most segments first.
+    found: Vec<merged::Found>,
+    /// Of which both tables are damaged.
+    damaged: Vec<((u32, u32), OpenError)>,
+}
+
+impl MergedFiles {
+    /// Looks for them among `names`, `alone` being the segments that have files of their own.
+    ///
+    /// One of which all segments lie elsewhere is none: nothing was removed for it, since that begins when it is finished. So
+    /// it does not matter what became of it.
+    fn find(
+        files: &dyn Files,
+        dir: &Path,
+        names: &[String],
+        alone: &BTreeSet<u32>,
+    ) -> Result<Self, OpenError> {
+        let (mut merged, mut elsewhere) = (MergedFiles::default(), alone.clone());
+        // The smallest first.
+        for range in merged::ranges(names).into_iter().rev() {
+            if (range.0..=range.1).all(|n| elsewhere.contains(&n)) {
+                continue;
+            }
+            match merged::find_one(files, dir, range) {
+                Ok(found) => {
+                    if found.is_whole() {
+                        elsewhere.extend(range.0..=range.1);
+                    }
+                    merged.found.insert(0, found);
+                }
+                Err(error @ OpenError::Rot { .. }) => merged.damaged.push((range, error)),
+                Err(error) => return Err(error),
+            }
         }
-        for range in &self.merged {
-            merged::remove(files, dir, *range)?;
-        }
-        for name in &self.unnamed {
-            file::remove(files, &dir.join(name))?;
-        }
-        match self.segments.is_empty() && self.merged.is_empty() && self.unnamed.is_empty() {
-            true => Ok(()),
-            false => files.sync_dir(dir).map_err(Failure::new(file::SYNC, dir)),
-        }
+        Ok(merged)
     }
 }
 
@@ -150,26 +176,14 @@ pub(crate) fn find(
 ) -> Result<Directory, OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
     let alone: BTreeSet<u32> = names.iter().filter_map(|n| file::number_of(n)).collect();
-    let merged = merged::find(files, dir, &names)?;
-    let homes = homes(dir, &merged, &alone);
+    let merged = MergedFiles::find(files, dir, &names, &alone)?;
+    let homes = homes(dir, &merged.found, &alone);
     let numbers: BTreeSet<u32> = alone.iter().chain(homes.keys()).copied().collect();
-    let in_use = |m: &merged::Found| {
-        m.merged.lie(dir).any(|(member, lies)| {
-            homes
-                .get(&member.header.segment)
-                .is_some_and(|(home, _)| *home == lies)
-        })
-    };
-    let (merged, unused): (Vec<_>, Vec<_>) = merged.into_iter().partition(in_use);
-    let leftovers = Leftovers {
-        segments: alone.iter().filter(|n| homes.contains_key(n)).copied().collect(),
-        merged: unused.iter().map(|m| m.merged.range()).collect(),
-        unnamed: names
-            .iter()
-            .filter(|n| n.strip_suffix(".new").and_then(merged::range_of).is_some())
-            .cloned()
-            .collect(),
-    };
+    for (range, error) in merged.damaged {
+        if !(range.0..=range.1).all(|n| numbers.contains(&n)) {
+            return Err(error);
+        }
+    }
     let last = numbers.last().copied().max(witness.map(|w| w.header.segment));
     let last = last.unwrap_or(1);
     if last as usize > numbers.len() + LOST_MAX {
@@ -178,13 +192,17 @@ pub(crate) fn find(
             path: file::path_of(dir, missing),
         });
     }
-    let lies = |number| match homes.get(&number) {
-        Some((lies, _)) => lies.clone(),
-        None => Lies::alone(dir, number),
-    };
-    let mut read = (1..=last)
-        .map(|number| Block::read(files, &lies(number), number))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (mut lie, mut read) = (Vec::new(), Vec::new());
+    for number in 1..=last {
+        let alone = Lies::alone(dir, number);
+        let lies = homes
+            .get(&number)
+            .map_or_else(|| alone.clone(), |(lies, _)| lies.clone());
+        let block = Block::read(files, &lies, number)?;
+        // One that a merged file has lost gets a file of its own again: what a merged file has the length for, it has.
+        lie.push(if block.is_lost { alone } else { lies });
+        read.push(block);
+    }
     // From the last one back: each tells the one before.
     for at in (0..read.len()).rev() {
         if read[at].header.is_some() {
@@ -200,8 +218,7 @@ pub(crate) fn find(
         read[at].header = told_by_table.or_else(|| told_by_next().or(told_beside).map(with_crc));
     }
     let mut segments = Vec::new();
-    for (number, block) in (1..).zip(read) {
-        let lies = lies(number);
+    for ((number, block), lies) in (1..).zip(read).zip(lie) {
         let path = lies.path.to_path_buf();
         let Some((header, crc)) = block.header else {
             return Err(match numbers.contains(&number) {
@@ -236,9 +253,22 @@ pub(crate) fn find(
             is_lost: block.is_lost,
         });
     }
+    let moved = || segments.iter().filter(|s| s.lies.part.is_some());
+    let in_use: BTreeSet<_> = moved().map(|s| s.lies.path.clone()).collect();
+    let moved: BTreeSet<u32> = moved().map(|s| s.header.segment).collect();
+    let is_left = |name: &&String| {
+        if let Some(number) = file::number_of(name) {
+            return moved.contains(&number);
+        }
+        let named = name.strip_suffix(".new");
+        let range = merged::range_of(named.unwrap_or(name));
+        range.is_some_and(|range| named.is_some() || !in_use.contains(&*merged::path_of(dir, range)))
+    };
+    let leftovers = names.iter().filter(is_left).cloned().collect();
+    let is_in_use = |m: &merged::Found| in_use.contains(&*merged::path_of(dir, m.merged.range()));
     Ok(Directory {
+        merged: merged.found.into_iter().filter(is_in_use).collect(),
         segments,
-        merged,
         leftovers,
     })
 }

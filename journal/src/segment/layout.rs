@@ -55,31 +55,21 @@ pub(crate) fn part_of(file: &Arc<dyn File>, part: Option<Part>) -> Arc<dyn File>
     }
 }
 
-/// A part of a file, to be used as if it were all of one.
+/// A part of a file, to be read as if it were all of one. Never to be written to: no segment within a merged file goes on.
 struct PartFile {
     file: Arc<dyn File>,
     part: Part,
 }
 
-impl PartFile {
-    /// How much of `len` bytes at `pos` it has.
-    fn within(&self, pos: u64, len: u64) -> u64 {
-        u64::from(self.part.bytes).saturating_sub(pos).min(len)
-    }
-}
-
 impl File for PartFile {
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        let len = self.within(pos, buf.len() as u64) as usize;
+        let has = u64::from(self.part.bytes).saturating_sub(pos);
+        let len = has.min(buf.len() as u64) as usize;
         self.file.read_at(&mut buf[..len], self.part.from + pos)
     }
 
-    fn write_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
-        if self.within(pos, len) < len {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.file.write_at(bufs, self.part.from + pos)
+    fn write_at(&self, _bufs: &[IoSlice<'_>], _pos: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -100,7 +90,7 @@ impl File for PartFile {
     }
 
     fn forget(&self, pos: u64, len: u64) {
-        self.file.forget(self.part.from + pos, self.within(pos, len));
+        self.file.forget(self.part.from + pos, len);
     }
 }
 

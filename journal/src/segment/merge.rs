@@ -8,12 +8,11 @@ use super::error::Failure;
 use super::file;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::held::Held;
-use super::layout::{self, Lies, Part};
+use super::layout::{self, Lies};
 use super::merged::{self, MEMBERS_MAX, Member, Merged};
-use super::model::{Execution, Options};
+use super::model::Options;
 use super::reader::Stop;
 use super::scrub::{Left, Rot, Scrub};
-use super::space::{Room, Space};
 use super::state::lock;
 use redoubt_env::files::{File, Mode};
 use std::collections::BTreeSet;
@@ -23,6 +22,8 @@ use std::sync::Arc;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 * 1024;
+/// Bytes written between two syncs: the log's own syncs wait for what the disk is given here.
+const SYNC_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A file with sealed segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,22 +41,21 @@ pub(crate) struct Piece {
 pub(crate) fn plan(pieces: &[Piece], options: &Options) -> Option<(u32, u32)> {
     let most = options.merge_bytes;
     (0..pieces.len()).find_map(|from| {
-        let mut run: &[Piece] = &[];
-        let (mut bytes, mut largest) = (0, 0);
-        for (piece, upto) in pieces[from..].iter().zip(from + 1..) {
-            let members = u64::from(piece.last) + 1 - u64::from(pieces[from].first);
-            let fits = piece.bytes <= most / 2 && bytes + piece.bytes <= most;
-            if !fits || members > MEMBERS_MAX as u64 {
-                break;
-            }
+        let first = pieces[from].first;
+        let (mut bytes, mut largest, mut found) = (0, 0, None);
+        for (piece, count) in pieces[from..].iter().zip(1..) {
+            let members = u64::from(piece.last) + 1 - u64::from(first);
             bytes += piece.bytes;
             largest = largest.max(piece.bytes);
-            run = &pieces[from..upto];
+            if largest > most / 2 || bytes > most || members > MEMBERS_MAX as u64 {
+                break;
+            }
+            let enough = count >= options.merge_at_files || bytes >= most / 2;
+            if count >= 2 && enough && 3 * largest <= 2 * bytes {
+                found = Some((first, piece.last));
+            }
         }
-        let many = run.len() >= options.merge_at_files.max(2);
-        let large = run.len() >= 2 && bytes >= most / 2;
-        let (first, last) = (run.first()?, run.last()?);
-        ((many || large) && 3 * largest <= 2 * bytes).then_some((first.first, last.last))
+        found
     })
 }
 
@@ -88,18 +88,14 @@ pub(crate) enum Stopped {
 impl From<Failure> for Stopped {
     /// That there is no space is no damage: nothing was begun that something else rests on. A sync that fails is.
     fn from(failure: Failure) -> Self {
-        match failure.kind {
-            io::ErrorKind::StorageFull if failure.verb != file::SYNC => Stopped::no_room(),
-            _ => Stopped::Failure(failure),
+        match failure.is_for_want_of_room() {
+            true => Stopped::NotNow("the disk has no room for it".to_owned()),
+            false => Stopped::Failure(failure),
         }
     }
 }
 
 impl Stopped {
-    fn no_room() -> Self {
-        Stopped::NotNow("the disk has no room for it".to_owned())
-    }
-
     fn ended() -> Self {
         Stopped::NotNow("the storage was closed".to_owned())
     }
@@ -109,9 +105,10 @@ impl Stopped {
 pub(crate) struct Merge<'a> {
     /// Knows the files, and checks them.
     pub(crate) scrub: &'a Scrub,
-    pub(crate) space: &'a Space,
     pub(crate) held: &'a Held,
     pub(crate) options: &'a Options,
+    /// Why nothing may be merged now, if so.
+    pub(crate) hindered: &'a dyn Fn() -> Option<String>,
     /// Hears of the bytes as they are read or written, and says whether to go on.
     pub(crate) pace: &'a mut dyn FnMut(u64) -> bool,
 }
@@ -122,11 +119,7 @@ impl Merge<'_> {
         let Some(range) = plan(&self.pieces(), self.options) else {
             return Ok(Merging::Nothing);
         };
-        // Without threads nobody makes spares, and it would never be plenty.
-        let is_kept = self.options.execution == Execution::Threads;
-        if is_kept && *self.space.room().borrow() != Room::Plenty {
-            return Err(Stopped::no_room());
-        }
+        self.goes_on(0)?;
         let (merged, sources) = self.read(range)?;
         let path = merged::path_of(&self.scrub.dir, merged.range());
         let fresh = path.with_extension("new");
@@ -145,6 +138,17 @@ impl Merge<'_> {
                 .len(),
             bytes: merged.file_bytes(),
         })
+    }
+
+    /// Tells of so many bytes; an error if it is not to go on.
+    fn goes_on(&mut self, bytes: u64) -> Result<(), Stopped> {
+        if let Some(why) = (self.hindered)() {
+            return Err(Stopped::NotNow(why));
+        }
+        match bytes == 0 || (self.pace)(bytes) {
+            true => Ok(()),
+            false => Err(Stopped::ended()),
+        }
     }
 
     /// The files with sealed segments, in the order of the log.
@@ -210,100 +214,94 @@ impl Merge<'_> {
     /// Makes the merged file under the name `fresh`, checks it, gives it its name, and removes what it replaces.
     fn make(&mut self, merged: &Merged, sources: &[Lies], path: &Path, fresh: &Path) -> Result<(), Stopped> {
         let (files, dir) = (self.scrub.files.clone(), self.scrub.dir.clone());
-        let fail = |verb| Failure::new(verb, path);
+        // Nothing rests on it yet.
+        let refused = |e: io::Error| Stopped::NotNow(format!("{} can't be made: {e}", path.display()));
         // Under the lock, as all that changes the directory: it may be another's by now.
         let create = || {
             file::remove(&*files, fresh)?;
-            files.open(fresh, Mode::CreateNew).map_err(fail("create"))
+            files.open(fresh, Mode::CreateNew).map_err(refused)
         };
         let new = self.held.change(create).ok_or_else(Stopped::ended)??;
-        new.allocate(merged.file_bytes())
-            .map_err(fail("set space aside for"))?;
-        let table = merged.encode();
-        new.write_at(&[IoSlice::new(&table)], 0).map_err(fail("write"))?;
+        new.allocate(merged.file_bytes()).map_err(refused)?;
+        new.write_at(&[IoSlice::new(&merged.encode())], 0)
+            .map_err(Failure::new("write", path))?;
+        let mut unsynced = 0;
         for (member, lies) in merged.lie(&dir) {
-            self.copy(member, &lies, &*new, path)?;
+            self.copy(member, &lies, &*new, path, &mut unsynced)?;
         }
-        if !redoubt_env::planted::on("merge_not_synced") {
-            file::sync(&*new, path)?;
-        }
+        sync(&*new, path)?;
         // What is read next comes from the disk.
         new.forget(0, merged.file_bytes());
         for (member, lies) in merged.lie(&dir) {
             if !redoubt_env::planted::on("merge_not_checked") {
-                self.check(member, lies.part, &new, path)?;
+                self.check(member, &layout::part_of(&new, lies.part), path)?;
             }
         }
+        self.goes_on(0)?;
         self.held
             .change(|| self.publish(merged, sources, path, fresh))
             .ok_or_else(Stopped::ended)??;
         Ok(())
     }
 
-    fn copy(&mut self, member: &Member, to: &Lies, new: &dyn File, path: &Path) -> Result<(), Stopped> {
+    /// Copies one segment. What of it can't be read stays behind, as zeros: whether patches stand for that is seen later.
+    fn copy(
+        &mut self,
+        member: &Member,
+        to: &Lies,
+        new: &dyn File,
+        path: &Path,
+        unsynced: &mut u64,
+    ) -> Result<(), Stopped> {
         let number = member.header.segment;
-        let Scrub {
-            shared, dir, files, ..
-        } = self.scrub;
-        let source = layout::open(&**files, shared, dir, number).map_err(|e| self.unread(e, number, 0))?;
+        let source = self.scrub.open(number).map_err(|e| self.unread(e, number))?;
         let mut buf = vec![0; COPY_BYTES];
-        let mut at = 0;
-        while at < member.bytes {
-            let want = (member.bytes - at).min(COPY_BYTES as u32) as usize;
-            let read = source.read_at(&mut buf[..want], at.into());
-            match read {
-                Ok(read) if read == want => {}
-                Ok(_) => return Err(self.stopped(Left::Rot(at), number)),
-                Err(e) => return Err(self.unread(e, number, at)),
-            }
-            new.write_at(&[IoSlice::new(&buf[..want])], to.byte(at))
+        for at in (0..member.bytes).step_by(COPY_BYTES) {
+            let part = &mut buf[..(member.bytes - at).min(COPY_BYTES as u32) as usize];
+            file::fill_with_what_can_be_read(&*source, part, at.into())
+                .map_err(|e| self.unread(e, number))?;
+            new.write_at(&[IoSlice::new(part)], to.byte(at))
                 .map_err(Failure::new("write", path))?;
-            if !(self.pace)(2 * want as u64) {
-                return Err(Stopped::ended());
+            *unsynced += part.len() as u64;
+            if *unsynced >= SYNC_BYTES {
+                sync(new, path)?;
+                *unsynced = 0;
             }
-            at += want as u32;
+            self.goes_on(2 * part.len() as u64)?;
         }
         Ok(())
     }
 
-    fn unread(&self, e: io::Error, number: u32, at: u32) -> Stopped {
+    fn unread(&self, e: io::Error, number: u32) -> Stopped {
         let left = match Stop::from(e) {
-            Stop::Damaged => Left::Rot(at),
+            Stop::Damaged => Left::Rot(0),
             Stop::Io(e) => Left::Io(e),
         };
         self.stopped(left, number)
     }
 
-    /// Checks one segment of the new file as any segment is checked, with the patches that belong to it.
-    fn check(
-        &mut self,
-        member: &Member,
-        part: Option<Part>,
-        new: &Arc<dyn File>,
-        path: &Path,
-    ) -> Result<(), Stopped> {
+    /// Checks the copy of a segment as any segment is checked, with the patches that belong to it.
+    fn check(&mut self, member: &Member, copy: &Arc<dyn File>, path: &Path) -> Result<(), Stopped> {
         let number = member.header.segment;
-        let generation = member.header.generation;
-        let next = lock(&self.scrub.shared).generations.get(&(number + 1)).copied();
-        let next = next.map(|generation| (number + 1, generation));
-        let copy = layout::part_of(new, part);
-        let checked = self.scrub.file(copy, number, generation, next, None, self.pace);
+        let generation = |number| lock(&self.scrub.shared).generations.get(&number).copied();
+        let next = generation(number + 1).map(|generation| (number + 1, generation));
+        let generation = generation(number).unwrap_or(member.header.generation);
+        let checked = self
+            .scrub
+            .file(copy.clone(), number, generation, next, None, &mut |bytes| {
+                (self.hindered)().is_none() && (self.pace)(bytes)
+            });
+        self.goes_on(0)?;
         match checked {
             Ok(()) => Ok(()),
             Err(Left::Rot(_)) => {
                 // Because it was copied so?
-                let Scrub {
-                    shared, dir, files, ..
-                } = self.scrub;
-                let source =
-                    layout::open(&**files, shared, dir, number).map_err(|e| self.unread(e, number, 0))?;
+                let source = self.scrub.open(number).map_err(|e| self.unread(e, number))?;
                 self.scrub
                     .file(source, number, generation, next, None, self.pace)
                     .map_err(|left| self.stopped(left, number))?;
-                Err(Stopped::NotNow(format!(
-                    "{} is not what was written to it",
-                    path.display()
-                )))
+                let path = path.display();
+                Err(Stopped::NotNow(format!("{path} is not what was written to it")))
             }
             Err(left) => Err(self.stopped(left, number)),
         }
@@ -316,19 +314,51 @@ impl Merge<'_> {
             shared, dir, files, ..
         } = self.scrub;
         let sync = || files.sync_dir(dir).map_err(Failure::new(file::SYNC, dir));
-        files.rename(fresh, path).map_err(Failure::new("rename", path))?;
-        sync()?;
-        merged.write_beside(&**files, dir)?;
-        lock(shared).layout.adopt(dir, merged);
-        let replaced: BTreeSet<&Path> = sources.iter().map(|lies| &*lies.path).collect();
-        for old in replaced {
-            let name = old.file_name().and_then(|name| name.to_str());
-            match name.and_then(merged::range_of) {
-                Some(range) => merged::remove(&**files, dir, range)?,
-                None => file::remove(&**files, old)?,
+        let named = files
+            .rename(fresh, path)
+            .map_err(Failure::new("rename", path))
+            .and_then(|()| sync())
+            .and_then(|()| merged.write_beside(&**files, dir));
+        if let Err(failure) = named {
+            // A disk that is full gets its room back; unless there was a file of this name that segments lie in.
+            if failure.is_for_want_of_room() && sources.iter().all(|lies| *lies.path != *path) {
+                merged::remove(&**files, dir, merged.range())?;
+                file::remove(
+                    &**files,
+                    &merged::beside(dir, merged.range()).with_extension("new"),
+                )?;
+            }
+            return Err(failure);
+        }
+        let in_use: BTreeSet<_> = {
+            let layout = &mut lock(shared).layout;
+            layout.adopt(dir, merged);
+            layout.merged.values().map(|lies| lies.path.clone()).collect()
+        };
+        // One that was merged before may still hold others, or be the very file that was made again.
+        let replaced: BTreeSet<_> = sources.iter().map(|lies| &lies.path).collect();
+        for old in replaced.into_iter().filter(|old| !in_use.contains(*old)) {
+            let range = old.file_name().and_then(|name| merged::range_of(name.to_str()?));
+            let removed = match range {
+                Some(range) => merged::remove(&**files, dir, range),
+                None => file::remove(&**files, old),
+            };
+            match removed {
+                // A file system that copies on write needs room even for that. The next opening removes it.
+                Err(failure) if failure.is_for_want_of_room() => {
+                    tracing::warn!(%failure, "an editlog that was merged is left")
+                }
+                removed => removed?,
             }
         }
         sync()
+    }
+}
+
+fn sync(new: &dyn File, path: &Path) -> Result<(), Failure> {
+    match redoubt_env::planted::on("merge_not_synced") {
+        true => Ok(()),
+        false => file::sync(new, path),
     }
 }
 
@@ -371,6 +401,12 @@ mod tests {
     fn a_file_that_grew_by_merges_waits_for_neighbours_of_its_size() {
         assert_eq!(plan(&pieces(&[20, 1, 1, 1]), &options(100)), None);
         assert_eq!(plan(&pieces(&[20, 1, 1, 1, 1]), &options(100)), Some((2, 5)));
+        let many = [[1; 10].as_slice(), &[45]].concat();
+        assert_eq!(
+            plan(&pieces(&many), &options(100)),
+            Some((1, 10)),
+            "it keeps none from it"
+        );
         assert_eq!(plan(&pieces(&[20, 4, 4, 2]), &options(100)), Some((1, 4)));
         let (mut files, mut copied) = (Vec::new(), 0);
         for number in 1..=4096 {

@@ -11,7 +11,8 @@ use super::format::{
     get_u32, get_u64, put_u32, put_u64, seal_block,
 };
 use super::layout::{Lies, Part};
-use redoubt_env::files::{File, Files, Mode, is_unreadable};
+use redoubt_env::files::{Files, Mode, is_unreadable};
+use std::cmp::Reverse;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +43,12 @@ pub(crate) struct Merged {
 
 fn table_bytes(members: usize) -> usize {
     (ENTRIES_AT + members * ENTRY_BYTES + 4).next_multiple_of(ALIGN as usize)
+}
+
+/// How many segments a table says that there are, if that can be.
+fn count(table: &[u8]) -> usize {
+    let count = table.get(..ENTRIES_AT).map_or(0, |b| get_u32(b, 12)) as usize;
+    if count > MEMBERS_MAX { 0 } else { count }
 }
 
 impl Merged {
@@ -76,10 +83,7 @@ impl Merged {
 
     /// Reads [`Merged::encode`]'s bytes, and ignores what follows them.
     pub(crate) fn decode(b: &[u8]) -> Result<Self, HeaderError> {
-        let count = b.get(..ENTRIES_AT).map_or(0, |b| get_u32(b, 12)) as usize;
-        if count == 0 || count > MEMBERS_MAX {
-            return Err(HeaderError::Damaged);
-        }
+        let count = count(b);
         let bytes = table_bytes(count);
         let b = b.get(..bytes).ok_or(HeaderError::Damaged)?;
         check_block(b, bytes, &MAGIC)?;
@@ -123,6 +127,12 @@ impl Merged {
             .iter()
             .map(|m| u64::from(m.bytes).next_multiple_of(ALIGN));
         table_bytes(self.members.len()) as u64 + members.sum::<u64>()
+    }
+
+    /// Whether a file of so many bytes has all segments; what fills the last one up may be missing.
+    fn fits_into(&self, file_bytes: u64) -> bool {
+        let last = self.members.last().map_or(0, |m| u64::from(m.bytes));
+        file_bytes >= self.file_bytes() - (last.next_multiple_of(ALIGN) - last)
     }
 
     /// Makes the file beside: the table once more, durable under its name before this returns.
@@ -184,11 +194,19 @@ fn read(files: &dyn Files, path: &Path) -> Result<(Option<Merged>, Option<u64>),
         Err(e) if is_unreadable(&e) => 0,
         len => len.map_err(io("measure"))?,
     };
-    let mut table = vec![0; len.min(table_bytes(MEMBERS_MAX) as u64) as usize];
-    match file.read_at(&mut table, 0) {
-        Ok(read) => table.truncate(read),
-        Err(e) if is_unreadable(&e) => table.clear(),
-        Err(e) => return Err(io("read")(e)),
+    // The first block tells how many blocks there are: what lies behind the table is not its concern.
+    let mut table = vec![0; ALIGN as usize];
+    loop {
+        match file.read_at(&mut table, 0) {
+            Ok(read) => table.truncate(read),
+            Err(e) if is_unreadable(&e) => table.clear(),
+            Err(e) => return Err(io("read")(e)),
+        }
+        let blocks = table_bytes(count(&table));
+        if table.len() != ALIGN as usize || blocks <= table.len() {
+            break;
+        }
+        table.resize(blocks, 0);
     }
     match Merged::decode(&table) {
         Ok(merged) => Ok((Some(merged), Some(len))),
@@ -201,46 +219,37 @@ fn read(files: &dyn Files, path: &Path) -> Result<(Option<Merged>, Option<u64>),
     }
 }
 
-/// The merged files among `names`, those of most segments first.
-///
-/// # Errors
-/// What the operating system says; a table of which both copies are damaged.
-pub(crate) fn find(files: &dyn Files, dir: &Path, names: &[String]) -> Result<Vec<Found>, OpenError> {
+/// Of which segments there are merged files, or files beside such, among `names`: those of most segments first.
+pub(crate) fn ranges(names: &[String]) -> Vec<(u32, u32)> {
     let mut ranges: Vec<_> = names.iter().filter_map(|n| range_of(n)).collect();
-    ranges.sort_unstable_by_key(|(first, last)| (first.wrapping_sub(*last), *first));
+    ranges.sort_unstable_by_key(|(first, last)| (Reverse(last - first), *first));
     ranges.dedup();
-    let paths = ranges.into_iter().map(|range| path_of(dir, range));
-    paths
-        .filter_map(|path| find_one(files, &path).transpose())
-        .collect()
+    ranges
 }
 
-/// The merged file `path`, and what lies beside it; `None` where that is no name of one.
+/// The merged file of these segments.
 ///
 /// # Errors
-/// As of [`find`].
-pub(crate) fn find_one(files: &dyn Files, path: &Path) -> Result<Option<Found>, OpenError> {
-    let name = path.file_name().and_then(|n| n.to_str());
-    let (Some(range), Some(dir)) = (name.and_then(range_of), path.parent()) else {
-        return Ok(None);
-    };
+/// What the operating system says; [`OpenError::Rot`] if both copies of the table are damaged or gone.
+pub(crate) fn find_one(files: &dyn Files, dir: &Path, range: (u32, u32)) -> Result<Found, OpenError> {
+    let path = path_of(dir, range);
     let of_this = |m: &Merged| m.range() == range;
-    let (front, file_bytes) = read(files, path)?;
+    let (front, file_bytes) = read(files, &path)?;
     let (besides, _) = read(files, &beside(dir, range))?;
     let (front, besides) = (front.filter(of_this), besides.filter(of_this));
     let (front_is_spoilt, beside_is_spoilt) = (front.is_none(), besides.is_none());
     let merged = front.or(besides).ok_or(OpenError::Rot {
-        path: path.to_owned(),
+        path,
         segment: range.0,
         position: 0,
         index: 0,
     })?;
-    Ok(Some(Found {
+    Ok(Found {
         merged,
         file_bytes,
         front_is_spoilt,
         beside_is_spoilt,
-    }))
+    })
 }
 
 impl Found {
@@ -250,35 +259,26 @@ impl Found {
         path.display().to_string()
     }
 
+    /// Whether all its segments are there, as far as its length tells.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.file_bytes.is_some_and(|bytes| self.merged.fits_into(bytes))
+    }
+
     /// Whether a copy of its table is damaged or gone.
     pub(crate) fn is_spoilt(&self) -> bool {
         self.front_is_spoilt || self.beside_is_spoilt
     }
 
-    /// Makes again what is damaged or gone of its tables, and of the file, if that is gone, all header blocks too: their
-    /// records are what patches are for. In its place, where there is one: a crash meanwhile leaves it damaged, as it is.
+    /// Makes again what is damaged or gone of its tables; in its place, where there is one: a crash meanwhile leaves it damaged,
+    /// as it is.
     pub(crate) fn mend(&self, files: &dyn Files, dir: &Path) -> Result<(), OpenError> {
-        let path = path_of(dir, self.merged.range());
-        let write = |file: &dyn File, bytes: &[u8], at| {
-            file.write_at(&[IoSlice::new(bytes)], at)
-                .map_err(Failure::new("write", &path))
-        };
-        let table = self.merged.encode();
-        if self.file_bytes.is_none() {
-            file::publish_as(files, dir, &path, None, |file| {
-                write(file, &table, 0)?;
-                for (member, lies) in self.merged.lie(dir) {
-                    let from = lies.part.map_or(0, |part| part.from);
-                    write(file, &member.header.encode().0, from)?;
-                }
-                Ok(())
-            })
-            .map_err(from_failure)?;
-        } else if self.front_is_spoilt {
+        if self.front_is_spoilt {
+            let path = path_of(dir, self.merged.range());
             let file = files
                 .open(&path, Mode::Write)
                 .map_err(OpenError::io("open", &path))?;
-            write(&*file, &table, 0)
+            file.write_at(&[IoSlice::new(&self.merged.encode())], 0)
+                .map_err(Failure::new("write", &path))
                 .and_then(|()| file::sync(&*file, &path))
                 .map_err(from_failure)?;
         }

@@ -5,7 +5,7 @@ use super::end::{END, EndFile, Witness};
 use super::error::{OpenError, from_failure};
 use super::file;
 use super::format::{Follows, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::found::Found;
+use super::found::{self, Found};
 use super::held::Hold;
 use super::index::LogIndex;
 use super::layout::Layout;
@@ -295,9 +295,11 @@ impl Log {
             spoilt.mend(files, dir)?;
         }
         // Only now: what is left over is needed by nothing that was read.
-        scan.leftovers.remove(files, dir).map_err(from_failure)?;
+        found::remove(files, dir, &scan.leftovers).map_err(from_failure)?;
         let found = &scan.last;
-        let active = if scan.cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
+        // A merged file is never written to: what followed there is lost, and nothing told of it.
+        let cut = scan.cut || found.lies.part.is_some();
+        let active = if cut && !redoubt_env::planted::on("h07_torn_end_is_kept") {
             cut_here(env, dir, options, found, scan.end, &scan.index, space)?
         } else {
             Active {

@@ -76,6 +76,11 @@ impl Reader {
         }
     }
 
+    /// Closes all files: one that was moved or removed takes room on the disk as long as it is open.
+    pub(crate) fn rest(&mut self) {
+        self.open.clear();
+    }
+
     /// Records from `start` up to `end`, `bytes_max` of payload but at least one. Fewer when a later one can't
     /// be read: the next call says why.
     pub(crate) fn read(&mut self, start: u64, end: u64, bytes_max: u64) -> Result<Vec<LogRecord>, ReadError> {
@@ -240,8 +245,7 @@ impl Reader {
     fn file(&mut self, segment: u32) -> std::io::Result<Arc<dyn File>> {
         let moves = lock(&self.shared).layout.moves;
         if std::mem::replace(&mut self.moves, moves) != moves {
-            // What was moved is readable as long as it is open, and takes room on the disk as long.
-            self.open.clear();
+            self.rest();
         }
         if let Some(file) = self.open.get(&segment) {
             return Ok(file.clone());
@@ -312,7 +316,14 @@ impl Chunk {
         let inside = offset >= self.from && (offset - self.from) as usize + len <= self.bytes.len();
         if !inside {
             let mut buf = vec![0; len.max(self.want as usize)];
-            let read = self.file.read_at(&mut buf, offset.into())?;
+            let read = match self.file.read_at(&mut buf, offset.into()) {
+                // What can't be read may lie behind what is asked for.
+                Err(e) if is_unreadable(&e) && buf.len() > len => {
+                    buf.truncate(len);
+                    self.file.read_at(&mut buf, offset.into())?
+                }
+                read => read?,
+            };
             buf.truncate(read);
             self.from = offset;
             self.bytes = buf.into();

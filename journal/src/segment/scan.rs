@@ -6,7 +6,7 @@ use super::end;
 use super::error::OpenError;
 use super::file;
 use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
-use super::found::{Found, Leftovers, find};
+use super::found::{Found, find};
 use super::index::{LogIndex, SegmentLog};
 use super::layout::Layout;
 use super::merged;
@@ -33,8 +33,8 @@ pub(crate) struct Scan {
     pub(crate) spoilt_merged: Vec<merged::Found>,
     /// Where the segments lie.
     pub(crate) layout: Layout,
-    /// Files that hold nothing which does not lie elsewhere.
-    pub(crate) leftovers: Leftovers,
+    /// Names of files that nothing is read from.
+    pub(crate) leftovers: Vec<String>,
     /// A copy of the witness beside the log is damaged, or it is lost.
     pub(crate) end_is_spoilt: bool,
     /// The patches that are whole, oldest first.

@@ -111,8 +111,8 @@ impl Scrub {
             let next = generations.get(&(number + 1)).map(|g| (number + 1, *g));
             let next = next.filter(|_| is_sealed);
             let end = (!is_patch && !is_sealed).then_some(durable.offset);
-            let opened = layout::open(&*self.files, &self.shared, &self.dir, number);
-            let walked = opened
+            let walked = self
+                .open(number)
                 .map_err(|e| Stop::from(e).into())
                 .and_then(|file| self.file(file, number, generation, next, end, &mut counted));
             let lies = layout::find(&self.shared, &self.dir, number);
@@ -132,7 +132,8 @@ impl Scrub {
     /// The tables of the merged files.
     fn tables(&self, checked: &mut Checked) {
         let in_use = || -> BTreeSet<_> {
-            lock(&self.shared)
+            let shared = lock(&self.shared);
+            shared
                 .layout
                 .merged
                 .values()
@@ -140,10 +141,11 @@ impl Scrub {
                 .collect()
         };
         for path in in_use() {
-            let spoilt = match merged::find_one(&*self.files, &path) {
-                Ok(found) => found.is_none_or(|f| f.is_spoilt()),
-                Err(OpenError::Rot { .. }) => true,
-                Err(e) => {
+            let range = path.file_name().and_then(|n| merged::range_of(n.to_str()?));
+            let spoilt = match range.map(|range| merged::find_one(&*self.files, &self.dir, range)) {
+                Some(Ok(found)) => found.is_spoilt(),
+                None | Some(Err(OpenError::Rot { .. })) => true,
+                Some(Err(e)) => {
                     checked.unchecked.push(e.to_string());
                     false
                 }
@@ -158,6 +160,11 @@ impl Scrub {
                 });
             }
         }
+    }
+
+    /// Opens segment or patch `number`, wherever it lies.
+    pub(crate) fn open(&self, number: u32) -> io::Result<Arc<dyn File>> {
+        layout::open(&*self.files, &self.shared, &self.dir, number)
     }
 
     /// Walks one file: up to `end`, or to the seal that names `next`, or to where `next` says that it was cut; a patch has
@@ -236,8 +243,7 @@ impl Scrub {
 
     /// The header of a segment, and its block's checksum, unless it is damaged: that is told when it is that segment's turn.
     pub(crate) fn header_of(&self, number: u32) -> Result<Option<(SegmentHeader, u32)>, Left> {
-        let opened = layout::open(&*self.files, &self.shared, &self.dir, number);
-        let file = match opened.map_err(Stop::from) {
+        let file = match self.open(number).map_err(Stop::from) {
             Ok(file) => file,
             Err(Stop::Damaged) => return Ok(None),
             Err(Stop::Io(e)) => return Err(Left::Io(e)),

@@ -18,7 +18,7 @@ use super::tally::DiskTally;
 use redoubt_env::Env;
 use std::io;
 use std::path::Path;
-
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -43,6 +43,9 @@ struct Handle {
     /// Their end is that of the threads which do what is never waited for.
     _threads: Vec<mpsc::Sender<()>>,
 }
+
+/// How long nobody reads from files before they are closed.
+const READER_RESTS_AFTER: Duration = Duration::from_secs(5);
 
 /// How reads that miss the memory are made.
 enum Reads {
@@ -131,10 +134,12 @@ impl Storage {
             let worker = core.clone();
             spawn("storage-write", Box::new(move || worker.run()))?;
             let (jobs, inbox) = mpsc::channel::<ReadJob>();
-            let serve = move || {
-                for job in inbox {
+            let serve = move || loop {
+                match inbox.recv_timeout(READER_RESTS_AFTER) {
                     // A reader that gave up has dropped its end.
-                    let _ = job.answer.send(reader.read(job.start, job.end, job.bytes_max));
+                    Ok(job) => drop(job.answer.send(reader.read(job.start, job.end, job.bytes_max))),
+                    Err(RecvTimeoutError::Timeout) => reader.rest(),
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             };
             spawn("storage-read", Box::new(serve))?;

@@ -280,21 +280,180 @@ fn a_full_disk_and_one_that_fails_are_told_apart() {
 
 #[test]
 fn a_merged_file_that_is_lost_is_had_again_with_all_that_was_in_it() {
-    let (node, _) = patched();
+    let (mut node, _) = patched();
     let (storage, _) = node.open().unwrap();
     fill(&storage, 3, 32, 60, 900);
     storage.idle();
     assert!(node.merge_all(&storage) > 0);
     let log = read_all(&storage).unwrap();
     drop(storage);
-    let lost = node.lies(2).path;
-    node.files.lose(&lost);
+    let merged = node.lies(2);
+    assert!(merged.part.is_some());
+    node.files.lose(&merged.path);
+    node.metadata = Arc::default();
     assert!(heal(&node, &log) >= 3);
     let (storage, _) = node.open().unwrap();
     assert!(read_all(&storage).unwrap() == log);
     assert_eq!(storage.check(&mut |_| true).rot, []);
-    assert!(
-        node.files.contents(&lost).is_some(),
-        "its headers are there again"
-    );
+    assert_eq!(node.lies(2).part, None, "they have files of their own again");
+    // Short ones, with patches for all that was in them.
+    assert!(node.merge_all(&storage) > 0);
+    assert_eq!(*storage.rot().borrow(), None);
+    assert!(read_all(&storage).unwrap() == log);
+}
+
+#[test]
+fn a_full_disk_has_its_room_again_and_the_next_start_is_as_any() {
+    let mut refused = 0;
+    for free in (0..160 * 1024).step_by(4096) {
+        let node = Node::new(1);
+        let (storage, log) = grown(&node);
+        storage.idle();
+        let (used, before) = (node.files.used_space(), editlogs(&node));
+        node.files.set_capacity(Some(used + free));
+        if let Merging::NotNow(_) = storage.merge(&mut |_| true) {
+            refused += 1;
+            assert_eq!(editlogs(&node), before, "{free} bytes were free");
+            assert_eq!(node.files.used_space(), used, "{free} bytes were free");
+        }
+        drop(storage);
+        node.files.kill();
+        let (storage, _) = node.open().unwrap();
+        assert!(read_all(&storage).unwrap() == log);
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn a_log_that_ends_in_a_merged_file_goes_on_behind_it() {
+    let mut node = Node::new(1);
+    node.options.merge_at_files = 2;
+    for round in 0..4 {
+        let (storage, _) = node.open().unwrap();
+        fill(&storage, 1, 10 * round, 10 * round + 10, 100);
+        drop(storage);
+        // Torn: cut by the next start.
+        let path = node.segment(round as u32 + 1);
+        let mut bytes = node.bytes(&path);
+        let len = bytes.len();
+        bytes[len - 100] = 7;
+        node.files.put(&path, &bytes);
+    }
+    let (storage, _) = node.open().unwrap();
+    assert!(node.merge_all(&storage) > 0);
+    let log = read_all(&storage).unwrap();
+    drop(storage);
+    node.files.lose(&node.segment(5));
+    node.files.lose(&Path::new(DIR).join(end::END));
+    let (storage, _) = node.open().unwrap();
+    append(&storage, vec![record(1, 40, "goes on")]);
+    let more = read_all(&storage).unwrap();
+    assert!(more.starts_with(&log) && more.len() == log.len() + 1);
+    drop(storage);
+    assert!(read_all(&node.open().unwrap().0).unwrap() == more);
+}
+
+/// A node with a log of which `nth` calls of a merge were made when the process, or the power, ended; of a merge of merged
+/// files, if `again`. And whether the merge was done by then.
+fn interrupted(nth: u64, again: bool, kill: bool) -> (Node, Vec<LogRecord>, bool) {
+    let mut node = Node::new(nth);
+    node.options.merge_bytes = 1 << 20;
+    node.options.merge_at_files = 2;
+    let (storage, _) = node.open().unwrap();
+    fill(&storage, 1, 0, 40, 900);
+    if again {
+        assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
+        fill(&storage, 1, 40, 110, 900);
+    }
+    storage.idle();
+    let log = read_all(&storage).unwrap();
+    node.files.power_off_after(nth);
+    let done = matches!(storage.merge(&mut |_| true), Merging::Done { .. });
+    drop(storage);
+    match kill {
+        true => node.files.kill(),
+        false => node.files.power_cut(nth),
+    }
+    (node, log, done)
+}
+
+/// One file lost, a bit of it changed, or its end cut off.
+fn harm(node: &Node, path: &Path, bytes: &[u8], how: usize) {
+    match how {
+        0 => node.files.lose(path),
+        1..=3 => node
+            .files
+            .flip_bit(path, [30, bytes.len() / 2, bytes.len() / 3][how - 1] as u64, 1),
+        _ => node.files.put(path, &bytes[..bytes.len() * (how - 3) / 4 - how]),
+    }
+}
+
+/// Opens and repairs until a check of everything finds no damage; how many gaps were closed.
+fn whole_again(node: &Node, log: &[LogRecord]) -> (Storage, usize) {
+    let mut closed = 0;
+    for _ in 0..12 {
+        match node.open() {
+            Ok((storage, _)) if storage.check(&mut |_| true).rot.is_empty() => return (storage, closed),
+            Ok(_) => {}
+            Err(OpenError::Rot { .. }) => closed += super::repair::try_heal(node, log).unwrap(),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("it does not heal");
+}
+
+#[test]
+fn a_crash_within_a_merge_and_then_damage_of_any_file_lose_nothing() {
+    let (mut cases, mut repaired) = (0, 0);
+    for (again, kill) in [(false, true), (false, false), (true, true)] {
+        for nth in 0.. {
+            let (template, log, done) = interrupted(nth, again, kill);
+            let paths = template
+                .files
+                .paths()
+                .into_iter()
+                .filter(|p| !p.ends_with("LOCK"));
+            let files: Vec<_> = paths.map(|p| (p.clone(), template.bytes(&p))).collect();
+            let logs = editlogs(&template);
+            let harmed = files
+                .iter()
+                .filter(|(path, bytes)| logs.iter().any(|n| path.ends_with(n)) && !bytes.is_empty());
+            for (path, bytes) in harmed {
+                for how in 0..7 {
+                    let mut node = Node::new(1);
+                    node.options = template.options;
+                    files.iter().for_each(|(path, bytes)| node.files.put(path, bytes));
+                    let summaries = template
+                        .metadata
+                        .all()
+                        .into_iter()
+                        .filter(|_| (nth as usize + how) % 2 == 0);
+                    summaries.for_each(|(k, v)| node.metadata.put(&k, &v).unwrap());
+                    harm(&node, path, bytes, how);
+                    let what = format!(
+                        "{} harmed so: {how}, after {nth} calls, {again}, {kill}: {logs:?}",
+                        path.display()
+                    );
+                    let (storage, closed) = whole_again(&node, &log);
+                    cases += 1;
+                    repaired += usize::from(closed > 0);
+                    assert!(read_all(&storage).unwrap() == log, "{what}");
+                    node.merge_all(&storage);
+                    assert_eq!(*storage.rot().borrow(), None, "{what}");
+                    assert!(read_all(&storage).unwrap() == log, "{what}: merged");
+                    drop(storage);
+                    node.files.kill();
+                    node.metadata = Arc::default();
+                    let (storage, closed) = whole_again(&node, &log);
+                    assert_eq!(closed, 0, "{what}: repaired again");
+                    assert!(read_all(&storage).unwrap() == log, "{what}: opened again");
+                }
+            }
+            if done {
+                break;
+            }
+        }
+    }
+    println!("{cases} cases, {repaired} of them repaired");
+    assert!(cases > 2000 && repaired > 500, "{cases}, {repaired}");
 }

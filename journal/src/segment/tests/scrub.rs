@@ -173,6 +173,11 @@ fn what_the_disk_cannot_read_is_repaired_like_what_it_reads_wrongly() {
     // And while it runs.
     let (storage, _) = node.open().unwrap();
     node.files.fail_nth(Call::Read, 1, Fault::Io);
+    let read = ready(storage.read(0, 1, 1)).unwrap();
+    assert!(read == want[..1], "what can't be read lies behind it");
+    // A chunk, and then the record alone.
+    node.files.fail_nth(Call::Read, 1, Fault::Io);
+    node.files.fail_nth(Call::Read, 2, Fault::Io);
     assert_eq!(ready(storage.read(0, 1, 1)), Err(ReadError::Damaged { index: 0 }));
     assert!(storage.rot().borrow().is_some());
 }

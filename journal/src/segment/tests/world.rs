@@ -27,8 +27,6 @@ pub(super) struct World {
     kill_when_off: bool,
     kill_when_failed: bool,
     full: bool,
-    /// An attempt to merge ended early, since the last one that did not.
-    merge_left: bool,
     /// How many of the calls that were made to fail have had their consequences.
     faults_seen: usize,
     /// What rotted since the last start, as it was before.
@@ -78,7 +76,6 @@ impl World {
             kill_when_off: false,
             kill_when_failed: false,
             full: false,
-            merge_left: false,
             faults_seen: 0,
             rotted: None,
             cuts: 0,
@@ -259,21 +256,22 @@ impl World {
             Merging::Nothing => {}
             Merging::Done { files: merged, .. } => {
                 let (left, tables_left) = files(&self.node);
-                // An attempt that the full disk ended may have left the merged file already.
-                let gone = before + 1 - left;
+                // A full disk may keep the originals.
+                let is_removal = |call: &Call| *call == Call::Remove;
+                let (removals, faults): (Vec<_>, Vec<_>) =
+                    self.new_faults().into_iter().partition(is_removal);
+                self.taken_well(&faults)?;
                 check!(
-                    gone == merged || (self.merge_left && gone == merged + 1),
+                    left == before + 1 - merged || self.full || !removals.is_empty(),
                     "{merged} of {before} files became {left}"
                 );
-                self.merge_left = false;
                 self.merges += 1;
                 self.merged_again += usize::from(tables_left <= tables);
             }
             Merging::NotNow(why) => {
-                self.merge_left = true;
                 let off = self.node.files.is_off();
                 if off || self.storage().failed().borrow().is_none() {
-                    let excused = self.full || off;
+                    let excused = self.full || off || self.storage().rot().borrow().is_some();
                     check!(!self.new_faults().is_empty() || excused, "not merged: {why}");
                 }
             }

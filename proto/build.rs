@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::RoomyCodec")
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=redoubt");
     Ok(())

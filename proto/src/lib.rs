@@ -14,8 +14,10 @@ pub mod v1 {
     tonic::include_proto!("redoubt.v1");
 }
 
+mod codec;
 mod convert;
 
+pub use codec::{RoomyCodec, RoomyEncoder};
 pub use convert::{
     InvalidField, cluster_id, epoch, holder, lineage_from, lineage_step, lineage_step_from, lineage_to,
     node_id, replid, run_id,

@@ -210,7 +210,7 @@ impl File for SimFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let mut sim = self.alive_for_writing()?;
-        sim.change(Call::Write, |sim| sim.disk.allocate(self.inode, len))
+        sim.change(Call::Allocate, |sim| sim.disk.allocate(self.inode, len))
     }
 
     fn forget(&self, _pos: u64, _len: u64) {}

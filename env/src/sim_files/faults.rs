@@ -14,6 +14,8 @@ pub enum Call {
     Read,
     /// `write_at`, `set_len`.
     Write,
+    /// Setting space aside.
+    Allocate,
     /// `sync_data`.
     Sync,
     /// `list`.

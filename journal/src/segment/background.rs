@@ -122,6 +122,7 @@ pub(crate) fn merge(core: &Core, pace: &mut dyn FnMut(u64) -> bool) -> Merging {
     let mut merge = Merge {
         scrub: &scrub(core),
         held: &core.held,
+        space: &core.space,
         options: &core.options,
         hindered: &hindered,
         pace: &mut |bytes| !core.is_closed() && pace(bytes),

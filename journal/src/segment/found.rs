@@ -283,7 +283,7 @@ impl Directory {
             ends: ends
                 .map(|(s, next)| (s.header.segment, next.header.previous_end.offset))
                 .collect(),
-            moves: 0,
+            ..Layout::default()
         }
     }
 }

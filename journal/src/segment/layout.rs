@@ -10,7 +10,7 @@ use redoubt_env::files::{File, Files, Mode};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Where one segment lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl File for PartFile {
 }
 
 /// Where the segments of a log lie.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Layout {
     /// Those that have no file of their own.
     pub(crate) merged: BTreeMap<u32, Lies>,
@@ -103,6 +103,8 @@ pub(crate) struct Layout {
     pub(crate) ends: BTreeMap<u32, u32>,
     /// How often anything was moved.
     pub(crate) moves: u64,
+    /// Who has which segment's file open.
+    pub(crate) opened: Vec<(u32, Weak<dyn File>)>,
 }
 
 impl Layout {
@@ -110,6 +112,12 @@ impl Layout {
     pub(crate) fn find(&self, dir: &Path, number: u32) -> Lies {
         let merged = self.merged.get(&number).cloned();
         merged.unwrap_or_else(|| Lies::alone(dir, number))
+    }
+
+    /// Whether anybody who asked here has the own file of `number` open.
+    pub(crate) fn is_open(&self, number: u32) -> bool {
+        let mut opened = self.opened.iter();
+        opened.any(|(of, file)| *of == number && file.strong_count() > 0)
     }
 
     /// From now on the segments of `merged` lie there.
@@ -136,10 +144,18 @@ pub(crate) fn open(
 ) -> io::Result<Arc<dyn File>> {
     loop {
         let lies = find(shared, dir, number);
-        match lies.open(files, Mode::Read) {
-            // It was moved since.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && find(shared, dir, number) != lies => {}
-            opened => return opened,
+        let opened = lies.open(files, Mode::Read);
+        let layout = &mut lock(shared).layout;
+        let is_still_there = layout.find(dir, number) == lies;
+        match opened {
+            // Else it may be moved and its file be used for something else, and nobody knows that it is read.
+            Ok(file) if is_still_there => {
+                layout.opened.retain(|(_, file)| file.strong_count() > 0);
+                layout.opened.push((number, Arc::downgrade(&file)));
+                return Ok(file);
+            }
+            Err(e) if is_still_there || e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
 }

@@ -13,9 +13,10 @@ use super::merged::{self, MEMBERS_MAX, Member, Merged};
 use super::model::Options;
 use super::reader::Stop;
 use super::scrub::{Left, Rot, Scrub};
+use super::space::Space;
 use super::state::lock;
 use redoubt_env::files::{File, Mode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +107,7 @@ pub(crate) struct Merge<'a> {
     /// Knows the files, and checks them.
     pub(crate) scrub: &'a Scrub,
     pub(crate) held: &'a Held,
+    pub(crate) space: &'a Space,
     pub(crate) options: &'a Options,
     /// Why nothing may be merged now, if so.
     pub(crate) hindered: &'a dyn Fn() -> Option<String>,
@@ -330,28 +332,55 @@ impl Merge<'_> {
             }
             return Err(failure);
         }
-        let in_use: BTreeSet<_> = {
-            let layout = &mut lock(shared).layout;
-            layout.adopt(dir, merged);
-            layout.merged.values().map(|lies| lies.path.clone()).collect()
-        };
-        // One that was merged before may still hold others, or be the very file that was made again.
-        let replaced: BTreeSet<_> = sources.iter().map(|lies| &lies.path).collect();
-        for old in replaced.into_iter().filter(|old| !in_use.contains(*old)) {
-            let range = old.file_name().and_then(|name| merged::range_of(name.to_str()?));
-            let removed = match range {
-                Some(range) => merged::remove(&**files, dir, range),
-                None => file::remove(&**files, old),
-            };
-            match removed {
+        lock(shared).layout.adopt(dir, merged);
+        let replaced = merged
+            .numbers()
+            .zip(sources)
+            .map(|(number, lies)| (&lies.path, number));
+        let mut used = None;
+        for (old, number) in BTreeMap::from_iter(replaced) {
+            match self.dispose_of(old, number, used.is_none()) {
                 // A file system that copies on write needs room even for that. The next opening removes it.
                 Err(failure) if failure.is_for_want_of_room() => {
-                    tracing::warn!(%failure, "an editlog that was merged is left")
+                    tracing::warn!(%failure, "an editlog that was merged is left");
                 }
-                removed => removed?,
+                disposed => used = used.or(disposed?),
             }
         }
-        sync()
+        if !redoubt_env::planted::on("reused_before_its_name_is_gone") {
+            sync()?;
+        }
+        // Only now: until then a power cut may bring the old name back, and under that name what it holds.
+        if let Some(number) = used {
+            self.space.reuse(number);
+        }
+        Ok(())
+    }
+
+    /// Removes a file that segment `number` lay in, and perhaps others; or, if it `may_be_used`, puts it where it is used again:
+    /// then returns the number for that.
+    fn dispose_of(&self, old: &Path, number: u32, may_be_used: bool) -> Result<Option<u32>, Failure> {
+        let Scrub {
+            shared, dir, files, ..
+        } = self.scrub;
+        let range = old.file_name().and_then(|name| merged::range_of(name.to_str()?));
+        if let Some(range) = range {
+            // It may still hold others, or be the very file that was made again.
+            let is_in_use = lock(shared).layout.merged.values().any(|lies| *lies.path == *old);
+            let removed = if is_in_use {
+                Ok(())
+            } else {
+                merged::remove(&**files, dir, range)
+            };
+            return removed.map(|()| None);
+        }
+        let is_open = lock(shared).layout.is_open(number) && !redoubt_env::planted::on("reused_while_open");
+        let place = (may_be_used && !is_open).then(|| self.space.place_for_used());
+        let Some((used, place)) = place.flatten() else {
+            return file::remove(&**files, old).map(|()| None);
+        };
+        let moved = files.rename(old, &place);
+        moved.map_err(Failure::new("rename", old)).map(|()| Some(used))
     }
 }
 

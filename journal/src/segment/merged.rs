@@ -61,6 +61,11 @@ impl Merged {
         (dense && members.len() <= MEMBERS_MAX).then_some(Merged { members })
     }
 
+    /// The segments' numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().map(|m| m.header.segment)
+    }
+
     /// The first and the last segment's number.
     pub(crate) fn range(&self) -> (u32, u32) {
         let number = |m: Option<&Member>| m.map_or(0, |m| m.header.segment);

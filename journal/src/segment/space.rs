@@ -6,6 +6,9 @@
 //! header. When no more spares can be made, or not as fast as they are used, the room is low: whoever admits data has to stop
 //! then, and what is in hand is left for elections, leases and whatever else keeps the log alive. When that too comes to its
 //! end, the room is none.
+//!
+//! A file that the log no longer needs is made zeros again and becomes a spare too: so a log that is rid of as much as it writes
+//! takes nothing from the disk and gives nothing back.
 
 use super::file;
 use super::model::Options;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 const PREFIX: &str = "spare-";
+const USED_PREFIX: &str = "used-";
 /// What is filled with zeros at once.
 const FILL_BYTES: u64 = 1024 * 1024;
 /// Spares at most, whatever the sizes of segments and reserve say.
@@ -48,6 +52,8 @@ pub(crate) struct Spare {
 struct State {
     /// By number, each with its length.
     spares: BTreeMap<u32, u64>,
+    /// A file that was a segment, and how many bytes of it are zeros by now.
+    used: Option<(u32, u64)>,
     /// Of the next spare. None is used twice: what the writer has taken may still have its old name.
     next: u32,
     /// The last attempt to make one failed.
@@ -70,8 +76,8 @@ pub(crate) struct Space {
     room: watch::Sender<Room>,
 }
 
-fn number_of(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.parse().ok()
+fn number_of(prefix: &str, name: &str) -> Option<u32> {
+    name.strip_prefix(prefix)?.parse().ok()
 }
 
 impl Space {
@@ -88,7 +94,8 @@ impl Space {
             room: watch::Sender::default(),
         };
         let mut found = BTreeMap::new();
-        for number in files.list(dir)?.iter().filter_map(|n| number_of(n)) {
+        let names = files.list(dir)?;
+        for number in names.iter().filter_map(|n| number_of(PREFIX, n)) {
             let file = files.open(&space.path(number), Mode::Write)?;
             // Its blocks may be gone with a restored copy, or the segments' size may be another one now.
             let whole = file.allocate(space.segment_bytes).and_then(|()| file.len());
@@ -97,14 +104,40 @@ impl Space {
                 _ => files.remove(&space.path(number))?,
             }
         }
+        let mut used: Vec<u32> = names.iter().filter_map(|n| number_of(USED_PREFIX, n)).collect();
+        let highest = found.keys().chain(&used).max().copied();
+        // How far it was made zeros is not known any more.
+        let one = used.pop().map(|number| (number, 0));
+        for number in used {
+            files.remove(&space.used_path(number))?;
+        }
         {
             let mut state = lock(&space.state);
-            state.next = found
-                .last_key_value()
-                .map_or(1, |(number, _)| number.saturating_add(1));
+            state.next = highest.map_or(1, |number| number.saturating_add(1));
             state.spares = found;
+            state.used = one;
         }
         Ok(space)
+    }
+
+    fn used_path(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("{USED_PREFIX}{number:010}"))
+    }
+
+    /// Where a segment's file may be put that the log no longer needs, if that is of use; with the number for
+    /// [`Space::reuse`].
+    pub(crate) fn place_for_used(&self) -> Option<(u32, PathBuf)> {
+        let mut state = lock(&self.state);
+        let number = state.next;
+        state.next += u32::from(state.used.is_none());
+        state.used.is_none().then(|| (number, self.used_path(number)))
+    }
+
+    /// A file was put there. It MUST have that name durably, and no reader: what it holds is overwritten from now on, and under
+    /// its old name it would be taken for a segment.
+    pub(crate) fn reuse(&self, number: u32) {
+        lock(&self.state).used = Some((number, 0));
+        self.taken.notify_all();
     }
 
     fn path(&self, number: u32) -> PathBuf {
@@ -171,16 +204,61 @@ impl Space {
     /// # Errors
     /// What the operating system says but that there is no space, which is what [`Space::room`] is for.
     pub(crate) fn provide(&self) -> io::Result<bool> {
-        let number = {
+        let (used, missing) = {
             let mut state = lock(&self.state);
-            if state.spares.len() >= self.wanted() {
-                drop(state);
-                return self.fill();
-            }
-            state.next += 1;
-            state.next - 1
+            let missing = state.spares.len() < self.wanted();
+            state.next += u32::from(missing);
+            (state.used, missing.then_some(state.next - 1))
         };
-        self.make(number)
+        let is_done = match (used, missing) {
+            (Some((number, zeros)), Some(_)) if zeros >= self.segment_bytes => self.promote(number)?,
+            (_, Some(number)) => self.make(number)?,
+            (_, None) => self.fill()?,
+        };
+        match used {
+            // A disk that gives no more may still have one that only has to be made zeros.
+            Some((number, zeros)) if !is_done && zeros < self.segment_bytes => self.erase(number, zeros),
+            _ => Ok(is_done),
+        }
+    }
+
+    /// Makes the file that was a segment zeros from `zeros` on, a part at a time. Returns whether there is more to do at once.
+    fn erase(&self, number: u32, zeros: u64) -> io::Result<bool> {
+        let path = self.used_path(number);
+        let end = (zeros + FILL_BYTES).min(self.segment_bytes);
+        let erase = || {
+            let file = self.files.open(&path, Mode::Write)?;
+            if file.len()? > self.segment_bytes {
+                // One record was too large for a segment of the usual size.
+                file.set_len(self.segment_bytes)?;
+            }
+            file.allocate(self.segment_bytes)?;
+            file::write_zeros(&*file, zeros, end)?;
+            file.sync_data()
+        };
+        match erase() {
+            Ok(()) => {
+                lock(&self.state).used = Some((number, end));
+                Ok(true)
+            }
+            Err(e) => {
+                lock(&self.state).used = None;
+                self.files.remove(&path)?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes the file that was a segment, and is zeros, a spare.
+    fn promote(&self, number: u32) -> io::Result<bool> {
+        let renamed = self.files.rename(&self.used_path(number), &self.path(number));
+        let named = renamed.and_then(|()| self.files.sync_dir(&self.dir));
+        let mut state = lock(&self.state);
+        state.used = None;
+        named?;
+        state.spares.insert(number, self.segment_bytes);
+        self.tell(&state);
+        Ok(true)
     }
 
     /// Makes all spares that are missing, as far as the disk has room.

@@ -405,6 +405,19 @@ impl Storage {
         self.handle.core.testify(Duration::ZERO);
     }
 
+    /// Makes a spare, or a part of one, as a thread does with [`Execution::Threads`].
+    #[cfg(test)]
+    pub(crate) fn provide(&self) -> io::Result<bool> {
+        self.handle.core.space.provide()
+    }
+
+    /// Opens the file of a segment, as a reader does.
+    #[cfg(test)]
+    pub(crate) fn open_segment(&self, number: u32) -> Arc<dyn redoubt_env::files::File> {
+        let (core, files) = (&self.handle.core, self.handle.env.files());
+        super::layout::open(&**files, &core.shared, &core.dir, number).expect("a segment's file")
+    }
+
     /// What submitters, writer and reader share, for tests.
     #[cfg(test)]
     pub(crate) fn with_shared(&self, look: impl FnOnce(&super::state::Shared)) {

@@ -51,6 +51,8 @@ pub(super) enum Act {
         byte: u64,
     },
     Merge,
+    /// One step towards the next spare.
+    Provide,
 }
 
 /// One change of the log.

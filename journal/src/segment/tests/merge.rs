@@ -353,6 +353,102 @@ fn a_log_that_ends_in_a_merged_file_goes_on_behind_it() {
     assert!(read_all(&node.open().unwrap().0).unwrap() == more);
 }
 
+/// Makes spares until there is nothing to do.
+fn provide_all(storage: &Storage) {
+    while storage.provide().unwrap() {}
+}
+
+fn beginning_with(node: &Node, prefix: &str) -> Vec<PathBuf> {
+    let named = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().starts_with(prefix);
+    node.files.paths().into_iter().filter(named).collect()
+}
+
+#[test]
+fn a_file_that_is_not_needed_any_more_is_a_segment_again_one_day() {
+    let mut node = Node::new(1);
+    node.options.reserve_bytes = 0;
+    let (storage, _) = node.open().unwrap();
+    provide_all(&storage);
+    fill(&storage, 1, 0, 60, 900);
+    assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
+    let used = beginning_with(&node, "used-");
+    assert_eq!(used.len(), 1, "{used:?}");
+    assert!(node.bytes(&used[0]).iter().any(|b| *b != 0));
+    provide_all(&storage);
+    // It waits until one is missing.
+    assert!(node.bytes(&used[0]).iter().all(|b| *b == 0));
+    assert_eq!(beginning_with(&node, "spare-").len(), 1);
+    fill(&storage, 1, 60, 72, 900);
+    node.files.set_capacity(Some(0));
+    provide_all(&storage);
+    assert_eq!(beginning_with(&node, "used-").len(), 0);
+    let spare = beginning_with(&node, "spare-").pop().unwrap();
+    assert_eq!(node.bytes(&spare), vec![0; 16 * 1024], "though the disk is full");
+    node.files.set_capacity(None);
+    fill(&storage, 1, 72, 100, 900);
+    let log = read_all(&storage).unwrap();
+    drop(storage);
+    node.metadata = Arc::default();
+    let (storage, recovered) = node.open().unwrap();
+    assert_eq!(recovered.truncated_bytes, 0);
+    assert!(read_all(&storage).unwrap() == log);
+}
+
+#[test]
+fn a_file_that_somebody_reads_is_not_used_again() {
+    let mut node = Node::new(1);
+    node.options.reserve_bytes = 0;
+    let (storage, log) = grown(&node);
+    // It has all of them open.
+    assert!(read_all(&storage).unwrap() == log);
+    let before = node.segment_bytes(1).unwrap();
+    let reads_on = storage.open_segment(1);
+    assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
+    provide_all(&storage);
+    assert_eq!(beginning_with(&node, "used-").len(), 0);
+    assert!(file::read_all(&*reads_on, Path::new("old")).unwrap() == before);
+}
+
+#[test]
+fn the_power_may_go_off_while_a_file_is_made_ready_to_be_used_again() {
+    let life = |seed, calls: Option<u64>| {
+        let mut node = Node::new(seed);
+        node.options.reserve_bytes = 0;
+        let (storage, log) = grown(&node);
+        storage.idle();
+        drop(storage);
+        // Nobody has anything open, and no spare is missing.
+        let (storage, _) = node.open().unwrap();
+        provide_all(&storage);
+        if let Some(calls) = calls {
+            node.files.power_off_after(calls);
+        }
+        let before = node.files.all_calls();
+        storage.merge(&mut |_| true);
+        while storage.provide().unwrap_or(false) {}
+        (node.files.all_calls() - before, node, log)
+    };
+    let (calls, node, _) = life(0, None);
+    assert_eq!(beginning_with(&node, "used-").len(), 1);
+    for nth in 0..calls {
+        for seed in 0..8 {
+            let (_, node, log) = life(seed, Some(nth));
+            node.files.power_cut(seed);
+            let (storage, _) = node.open().unwrap();
+            assert!(read_all(&storage).unwrap() == log, "after {nth} calls");
+            assert_eq!(storage.check(&mut |_| true).rot, [], "after {nth} calls");
+            provide_all(&storage);
+            fill(&storage, 1, 60, 90, 900);
+            let log = read_all(&storage).unwrap();
+            drop(storage);
+            assert!(
+                read_all(&node.open().unwrap().0).unwrap() == log,
+                "after {nth} calls, later"
+            );
+        }
+    }
+}
+
 /// A node with a log of which `nth` calls of a merge were made when the process, or the power, ended; of a merge of merged
 /// files, if `again`. And whether the merge was done by then.
 fn interrupted(nth: u64, again: bool, kill: bool) -> (Node, Vec<LogRecord>, bool) {

@@ -30,6 +30,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Close),
         2 => (any::<usize>(), any::<u64>()).prop_map(|(record, byte)| Act::Rot { record, byte }),
         6 => Just(Act::Merge),
+        6 => Just(Act::Provide),
     ]
 }
 

@@ -42,6 +42,14 @@ fn each_planted_bug_of_the_storage_is_caught() {
         ),
         ("merge::the_power_may_go_off_at_any_moment", "merge_not_synced"),
         (
+            "merge::the_power_may_go_off_while_a_file_is_made_ready_to_be_used_again",
+            "reused_before_its_name_is_gone",
+        ),
+        (
+            "merge::a_file_that_somebody_reads_is_not_used_again",
+            "reused_while_open",
+        ),
+        (
             "merge::what_was_written_wrongly_replaces_nothing",
             "merge_not_checked",
         ),

@@ -60,6 +60,7 @@ impl World {
         // So that what was merged is merged again.
         node.options.merge_bytes = 128 * 1024;
         node.options.merge_at_files = 2;
+        node.options.reserve_bytes = 0;
         World {
             node,
             storage: None,
@@ -201,6 +202,11 @@ impl World {
             }
             Act::Rot { record, byte } => self.rot(*record, *byte)?,
             Act::Merge => self.merge()?,
+            // Whatever fails, there is no spare then.
+            Act::Provide => {
+                drop(self.storage().provide());
+                self.new_faults();
+            }
         }
         Ok(())
     }
@@ -368,9 +374,9 @@ impl World {
         self.crash()
     }
 
-    /// Goes on after `faults` without a failure: only reads may be done without, or again.
+    /// Goes on after `faults` without a failure: only reads, and space that is set aside, may be done without, or again.
     fn taken_well(&self, faults: &[Call]) -> Check {
-        let reads = [Call::Open, Call::Read, Call::List];
+        let reads = [Call::Open, Call::Read, Call::List, Call::Allocate];
         match faults.iter().find(|call| !reads.contains(call)) {
             Some(call) => Err(format!("a failed {call:?} was taken for a success")),
             None => Ok(()),

@@ -263,7 +263,7 @@ impl World {
             Merging::Done { files: merged, .. } => {
                 let (left, tables_left) = files(&self.node);
                 // A full disk may keep the originals.
-                let is_removal = |call: &Call| *call == Call::Remove;
+                let is_removal = |call: &Call| matches!(call, Call::Remove | Call::Rename);
                 let (removals, faults): (Vec<_>, Vec<_>) =
                     self.new_faults().into_iter().partition(is_removal);
                 self.taken_well(&faults)?;

@@ -93,13 +93,11 @@ async fn editlogs_are_merged_while_nodes_are_written_to_read_and_killed() {
         eventually("few files", SOON, || async {
             let files = names(&cluster, node, "editlog-");
             let merged = merged_segments(&cluster, node);
-            match merged > 16 && files.len() < 16 {
-                true => Ok(println!(
-                    "{node}: {} files, {merged} segments in merged ones",
-                    files.len()
-                )),
-                false => Err(format!("{merged} are merged, {files:?}")),
+            if merged > 16 && files.len() < 16 {
+                println!("{node}: {} files, {merged} segments in merged ones", files.len());
+                return Ok(());
             }
+            Err(format!("{merged} are merged, {files:?}"))
         })
         .await;
         assert!(cluster.log(node).contains("merged editlogs into one"));

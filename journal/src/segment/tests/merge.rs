@@ -523,7 +523,7 @@ fn a_crash_within_a_merge_and_then_damage_of_any_file_lose_nothing() {
                         .metadata
                         .all()
                         .into_iter()
-                        .filter(|_| (nth as usize + how) % 2 == 0);
+                        .filter(|_| (nth as usize + how).is_multiple_of(2));
                     summaries.for_each(|(k, v)| node.metadata.put(&k, &v).unwrap());
                     harm(&node, path, bytes, how);
                     let what = format!(

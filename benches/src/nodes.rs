@@ -18,9 +18,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A journal cluster.
 pub(crate) struct Nodes {
-    dir: TempDir,
-    ports: Vec<u16>,
+    // Ended before their directory is removed.
     programs: Vec<Program>,
+    ports: Vec<u16>,
+    dir: TempDir,
 }
 
 impl Nodes {

@@ -6,7 +6,7 @@
 pub(crate) mod bare;
 
 use crate::cpu;
-use crate::nodes::{Nodes, Ran, Target, drive, entry};
+use crate::nodes::{Nodes, Ran, Target, Writer, drive, entry};
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use redoubt_tests::{Program, free_base};
@@ -71,27 +71,20 @@ fn median(mut rows: Vec<Row>) -> Row {
     rows.swap_remove(rows.len() / 2)
 }
 
+/// The nodes' processes, each with what it is called.
+fn processes(nodes: &Nodes, writer: &Writer) -> Vec<(String, u32)> {
+    let name = |port: String| match port == writer.leader {
+        true => "leader".to_owned(),
+        false => port,
+    };
+    let processes = nodes.processes().into_iter();
+    processes.map(|(port, pid)| (name(port), pid)).collect()
+}
+
 /// Runs it, and prints the table.
 pub(crate) async fn run(rounds: Option<usize>, payloads: &[usize], depths: &[usize]) {
     let rounds = rounds.unwrap_or(ROUNDS);
     let base = free_base();
-    let nodes = Nodes::start(3, base).await;
-    let mut writer = nodes.writer().await;
-    let ours: Vec<(String, u32)> = nodes
-        .processes()
-        .into_iter()
-        .map(|(port, pid)| {
-            (
-                if port == writer.leader {
-                    "leader".to_owned()
-                } else {
-                    port
-                },
-                pid,
-            )
-        })
-        .collect();
-
     let dir = tempfile::tempdir().expect("a directory");
     let ports = [base + 201, base + 211, base + 212];
     let start = |i: usize| {
@@ -135,6 +128,10 @@ pub(crate) async fn run(rounds: Option<usize>, payloads: &[usize], depths: &[usi
     ]);
     for &bytes in payloads {
         for &depth in depths {
+            // Anew each time: what three nodes write in one row would else fill a disk by the last.
+            let nodes = Nodes::start(3, base).await;
+            let mut writer = nodes.writer().await;
+            let ours = processes(&nodes, &writer);
             let (mut of_bare, mut of_ours) = (Vec::new(), Vec::new());
             for round in 1..=rounds {
                 of_bare.push(measured(&mut bare, bytes, depth, &theirs).await);

@@ -1,6 +1,7 @@
 //! Measures the storage alone on this machine's disk: appends per second and how long each takes to be
 //! durable, by payload and by how many are unanswered at once. The lines of depth 0 are a bare write and
-//! fdatasync in a loop, into a file that was filled with zeros before: what the disk gives at depth 1.
+//! fdatasync in a loop, into a file that was filled with zeros before: what the disk gives at depth 1. The last lines
+//! are of logs with small segments, each of which rolls many times: what that costs.
 //!
 //! `cargo run --release -p redoubt-journal --example segment_throughput -- DIR [SECONDS]`
 
@@ -17,6 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const SIZES: [usize; 3] = [128, 4 * 1024, 64 * 1024];
+const MIB: u32 = 1024 * 1024;
 const DEPTHS: [usize; 3] = [1, 16, 256];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,8 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = PathBuf::from(args.next().ok_or("usage: segment_throughput DIR [SECONDS]")?);
     let seconds: u64 = args.next().unwrap_or_else(|| "3".to_owned()).parse()?;
     println!(
-        "{:>8} {:>6} {:>12} {:>10} {:>10} {:>10}",
-        "bytes", "depth", "appends/s", "MB/s", "p50 µs", "p99 µs"
+        "{:>8} {:>6} {:>12} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "bytes", "depth", "appends/s", "MB/s", "p50 µs", "p99 µs", "p99.9 µs", "most µs"
     );
     for size in SIZES {
         bare(
@@ -35,8 +37,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?;
         for depth in DEPTHS {
             let at = dir.join(format!("{size}-{depth}"));
-            run(&at, size, depth, Duration::from_secs(seconds))?;
+            run(&at, Options::default(), size, depth, Duration::from_secs(seconds))?;
         }
+    }
+    for segment_bytes in [64 * MIB, 4 * MIB, MIB] {
+        println!("segments of {} MiB:", segment_bytes / MIB);
+        let options = Options {
+            segment_bytes,
+            ..Options::default()
+        };
+        let at = dir.join(format!("rolls-{segment_bytes}"));
+        run(&at, options, 4096, 1, Duration::from_secs(3 * seconds))?;
     }
     Ok(())
 }
@@ -46,10 +57,12 @@ fn print(size: usize, depth: usize, mut micros: Vec<u128>, length: Duration) {
     let per_second = micros.len() as f64 / length.as_secs_f64();
     let at = |part: f64| micros[((micros.len() - 1) as f64 * part) as usize];
     println!(
-        "{size:>8} {depth:>6} {per_second:>12.0} {:>10.1} {:>10} {:>10}",
+        "{size:>8} {depth:>6} {per_second:>12.0} {:>10.1} {:>10} {:>10} {:>10} {:>10}",
         per_second * size as f64 / 1e6,
         at(0.5),
         at(0.99),
+        at(0.999),
+        at(1.0),
     );
 }
 
@@ -76,10 +89,16 @@ fn bare(dir: &Path, size: usize, length: Duration) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-fn run(dir: &Path, size: usize, depth: usize, length: Duration) -> Result<(), Box<dyn Error>> {
+fn run(
+    dir: &Path,
+    options: Options,
+    size: usize,
+    depth: usize,
+    length: Duration,
+) -> Result<(), Box<dyn Error>> {
     let env = Env::real();
     let metadata = Arc::new(MapMetadata::default());
-    let (storage, recovered) = Storage::open(&env, dir, "bench", Options::default(), metadata)?;
+    let (storage, recovered) = Storage::open(&env, dir, "bench", options, metadata)?;
     let payload = Bytes::from(vec![0x5a; size]);
     let (answered, answers) = mpsc::channel::<(BootTime, std::io::Result<()>)>();
     let mut index = recovered.last.map_or(0, |id| id.index + 1);

@@ -4,7 +4,7 @@ use super::end::Witness;
 use super::format::{
     Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
-use super::merged::Merged;
+use super::merged::{Member, Merged};
 use super::model::{Execution, LogId, LogRecord, Options, RecordKind};
 use super::recover::Cursor;
 use super::summary::Summary;
@@ -249,33 +249,58 @@ pub(crate) fn value_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
+/// The header that follows a segment of these bytes, whose last record is a seal.
+fn header_behind(before: &SegmentHeader, bytes: &[u8], next_index: u64) -> SegmentHeader {
+    let at = |offset: usize| Position {
+        segment: before.segment,
+        offset: offset as u32,
+    };
+    let seal = bytes.len() - RECORD_HEADER_BYTES as usize;
+    let sealed = RecordHeader::decode(&bytes[seal..], before.generation, at(seal));
+    SegmentHeader {
+        segment: before.segment + 1,
+        generation: before.generation + 1,
+        follows: Follows::Seal,
+        previous_end: at(bytes.len()),
+        previous_link: sealed.map_or(0, |(_, crc)| crc),
+        durable: at(seal),
+        next_index,
+        before: Some(before.copy(before.encode().1)),
+        ..first_header()
+    }
+}
+
+/// A merged file of these segments, and the table of it.
+fn merged(segments: &[(SegmentHeader, &[u8])]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let members = segments.iter().map(|(header, bytes)| Member {
+        header: *header,
+        header_crc: header.encode().1,
+        bytes: bytes.len() as u32,
+    });
+    let merged = Merged::new(members.collect())?;
+    let table = merged.encode();
+    let mut file = table.clone();
+    for ((_, lies), (_, bytes)) in merged.lie(Path::new(DIR)).zip(segments) {
+        file.resize(lies.byte(0) as usize, 0);
+        file.extend_from_slice(bytes);
+    }
+    Some((file, table))
+}
+
 pub(crate) fn directory_seeds() -> Vec<Vec<u8>> {
     let first = first_segment();
-    let seal = first.len() as u32 - RECORD_HEADER_BYTES;
-    let (_, crc) = first_header().encode();
-    let at = Position {
-        segment: 1,
-        offset: seal,
-    };
-    let link = RecordHeader::decode(&first[seal as usize..], GENERATION, at).map_or(0, |(_, crc)| crc);
-    let second = SegmentHeader {
-        segment: 2,
-        generation: GENERATION + 1,
-        follows: Follows::Seal,
-        previous_end: Position {
-            segment: 1,
-            offset: first.len() as u32,
-        },
-        previous_link: link,
-        durable: at,
-        next_index: 3,
-        before: Some(first_header().copy(crc)),
-        ..first_header()
-    };
-    let second = segment(
-        &second,
-        &[(LOG, (2, 0, 3), b"three"), (Kind::Mark, (0, 0, 0), b"")],
+    let seal = first.len() - RECORD_HEADER_BYTES as usize;
+    let second_header = header_behind(&first_header(), &first, 3);
+    let three: Record<'_> = (LOG, (2, 0, 3), b"three");
+    let second = segment(&second_header, &[three, (Kind::Mark, (0, 0, 0), b"")]);
+    let sealed = segment(
+        &second_header,
+        &[three, (Kind::Seal, (3, GENERATION + 2, 4), b"")],
     );
+    let third_header = header_behind(&second_header, &sealed, 4);
+    let third = segment(&third_header, &[(LOG, (2, 0, 4), b"four")]);
+    let both = merged(&[(first_header(), &first), (second_header, &sealed)]);
+    let (both, table) = both.unwrap_or_default();
     let joined = |files: &[&[u8]]| {
         let mut all = Vec::new();
         for file in files {
@@ -288,9 +313,11 @@ pub(crate) fn directory_seeds() -> Vec<Vec<u8>> {
     let mut rotten = first.clone();
     rotten[SEGMENT_HEADER_BYTES as usize + 80] ^= 1;
     vec![
-        joined(&[&first[..seal as usize]]),
+        joined(&[&first[..seal]]),
         joined(&[&first, &second]),
         joined(&[&first, torn]),
         joined(&[&rotten, &second]),
+        joined(&[&[], &[], &third, &[], &[], &both, &table]),
+        joined(&[&first, &sealed, &third, &[], &[], &both[..both.len() - 99], &[]]),
     ]
 }

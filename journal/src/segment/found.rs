@@ -214,7 +214,9 @@ pub(crate) fn find(
             next.told(before.map(|(header, crc)| header.copy(crc)))
         };
         let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
-        let told_by_table = homes.get(&(at as u32 + 1)).map(|(_, header)| *header);
+        let told_by_table = homes.get(&(at as u32 + 1)).map(|(_, told)| *told);
+        // Only if the block that is made of it is the one that was: the first record links to that.
+        let told_by_table = told_by_table.filter(|(header, crc)| header.encode().1 == *crc);
         read[at].header = told_by_table.or_else(|| told_by_next().or(told_beside).map(with_crc));
     }
     let mut segments = Vec::new();

@@ -84,6 +84,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// Sets an option that was given.
+fn set<T>(option: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *option = given;
+    }
+}
+
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -95,24 +102,17 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         }
         tracing::info!("stopping");
     };
+    let seconds = |s: u64| Duration::from_secs(s.max(1));
     let mut storage = Options::default();
-    storage.segment_bytes = args.segment_bytes.unwrap_or(storage.segment_bytes);
-    storage.cache_bytes = args.cache_bytes.unwrap_or(storage.cache_bytes);
-    storage.reserve_bytes = args.reserve_bytes.unwrap_or(storage.reserve_bytes);
-    storage.scrub_every = args
-        .scrub_every
-        .map_or(storage.scrub_every, |s| Duration::from_secs(s.max(1)));
-    storage.scrub_bytes_per_second = args
-        .scrub_bytes_per_second
-        .unwrap_or(storage.scrub_bytes_per_second);
-    storage.merge_bytes = args.merge_bytes.unwrap_or(storage.merge_bytes);
-    storage.merge_at_files = args.merge_at_files.unwrap_or(storage.merge_at_files);
-    storage.merge_every = args
-        .merge_every
-        .map_or(storage.merge_every, |s| Duration::from_secs(s.max(1)));
-    storage.merge_bytes_per_second = args
-        .merge_bytes_per_second
-        .unwrap_or(storage.merge_bytes_per_second);
+    set(&mut storage.segment_bytes, args.segment_bytes);
+    set(&mut storage.cache_bytes, args.cache_bytes);
+    set(&mut storage.reserve_bytes, args.reserve_bytes);
+    set(&mut storage.scrub_every, args.scrub_every.map(seconds));
+    set(&mut storage.scrub_bytes_per_second, args.scrub_bytes_per_second);
+    set(&mut storage.merge_bytes, args.merge_bytes);
+    set(&mut storage.merge_at_files, args.merge_at_files);
+    set(&mut storage.merge_every, args.merge_every.map(seconds));
+    set(&mut storage.merge_bytes_per_second, args.merge_bytes_per_second);
     let every = CheckpointEvery::default();
     let config = NodeConfig {
         name: args.name,

@@ -2,9 +2,7 @@
 
 use super::core::{Core, Op};
 use super::merge::{Merge, Merging, Stopped};
-use super::model::Execution;
 use super::scrub::{Checked, Scrub};
-use super::space::Room;
 use super::state::lock;
 use std::sync::mpsc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
@@ -107,24 +105,9 @@ fn scrub_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
 /// As of [`Storage::merge`](super::Storage::merge).
 pub(crate) fn merge(core: &Core, pace: &mut dyn FnMut(u64) -> bool) -> Merging {
     let _one_at_a_time = lock(&core.merging);
-    let room = core.space.room();
-    let hindered = || {
-        if let Some(failure) = &*core.failed.borrow() {
-            return Some(failure.to_string());
-        }
-        if core.rot.borrow().is_some() {
-            return Some("what rotted is to be repaired first".to_owned());
-        }
-        // Without threads nobody makes spares, and there is never plenty.
-        let is_low = core.options.execution == Execution::Threads && *room.borrow() != Room::Plenty;
-        is_low.then(|| "the disk has no room for it".to_owned())
-    };
     let mut merge = Merge {
-        scrub: &scrub(core),
-        held: &core.held,
-        space: &core.space,
-        options: &core.options,
-        hindered: &hindered,
+        core,
+        scrub: scrub(core),
         pace: &mut |bytes| !core.is_closed() && pace(bytes),
     };
     match merge.run() {

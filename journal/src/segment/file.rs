@@ -210,23 +210,31 @@ pub(crate) fn read_what_can_be(file: &dyn File, path: &Path) -> Result<Vec<u8>, 
     }
     let len = file.len().map_err(OpenError::io("measure", path))?;
     let mut bytes = vec![0; len as usize];
-    fill_with_what_can_be_read(file, &mut bytes, 0).map_err(OpenError::io("read", path))?;
+    fill_by_pages(file, path, &mut bytes, 0).map_err(OpenError::io("read", path))?;
     Ok(bytes)
 }
 
 /// Reads at `pos` into `buf`, with zeros for what the disk can't read, and behind the end of the file.
-pub(crate) fn fill_with_what_can_be_read(file: &dyn File, buf: &mut [u8], pos: u64) -> io::Result<()> {
+pub(crate) fn fill_with_what_can_be_read(
+    file: &dyn File,
+    path: &Path,
+    buf: &mut [u8],
+    pos: u64,
+) -> io::Result<()> {
     match file.read_at(buf, pos) {
-        Err(e) if is_unreadable(&e) => {}
+        Err(e) if is_unreadable(&e) => fill_by_pages(file, path, buf, pos),
         read => {
             buf[read?..].fill(0);
-            return Ok(());
+            Ok(())
         }
     }
+}
+
+fn fill_by_pages(file: &dyn File, path: &Path, buf: &mut [u8], pos: u64) -> io::Result<()> {
     for (page, at) in buf.chunks_mut(PAGE_BYTES).zip((pos..).step_by(PAGE_BYTES)) {
         let read = match file.read_at(page, at) {
             Err(e) if is_unreadable(&e) => {
-                tracing::error!(at, "the disk can't read a page of a file");
+                tracing::error!(path = %path.display(), at, "the disk can't read a page of a file");
                 0
             }
             read => read?,

@@ -105,7 +105,7 @@ pub(crate) fn remove(files: &dyn Files, dir: &Path, leftovers: &[String]) -> Res
 /// The merged files of a directory.
 #[derive(Default)]
 struct MergedFiles {
-    /// Those of most segments first.
+    /// Those of fewest segments first.
     found: Vec<merged::Found>,
     /// Of which both tables are damaged.
     damaged: Vec<((u32, u32), OpenError)>,
@@ -123,8 +123,7 @@ impl MergedFiles {
         alone: &BTreeSet<u32>,
     ) -> Result<Self, OpenError> {
         let (mut merged, mut elsewhere) = (MergedFiles::default(), alone.clone());
-        // The smallest first.
-        for range in merged::ranges(names).into_iter().rev() {
+        for range in merged::ranges(names) {
             if (range.0..=range.1).all(|n| elsewhere.contains(&n)) {
                 continue;
             }
@@ -133,7 +132,7 @@ impl MergedFiles {
                     if found.is_whole() {
                         elsewhere.extend(range.0..=range.1);
                     }
-                    merged.found.insert(0, found);
+                    merged.found.push(found);
                 }
                 Err(error @ OpenError::Rot { .. }) => merged.damaged.push((range, error)),
                 Err(error) => return Err(error),
@@ -150,10 +149,10 @@ type Homes = BTreeMap<u32, (Lies, (SegmentHeader, u32))>;
 /// own file, or else a merged one that has lost some of it.
 fn homes(dir: &Path, merged: &[merged::Found], alone: &BTreeSet<u32>) -> Homes {
     let (mut whole, mut partly) = (Homes::new(), Homes::new());
-    for found in merged {
+    for found in merged.iter().rev() {
         for (member, lies) in found.merged.lie(dir) {
             let number = member.header.segment;
-            let has_all = found.file_bytes.is_some_and(|len| lies.byte(member.bytes) <= len);
+            let has_all = lies.part.is_some_and(|part| found.has(part));
             let homes = if has_all { &mut whole } else { &mut partly };
             let header = (member.header, member.header_crc);
             homes.entry(number).or_insert((lies, header));

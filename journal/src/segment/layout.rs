@@ -27,6 +27,13 @@ pub(crate) struct Part {
     pub(crate) bytes: u32,
 }
 
+impl Part {
+    /// Behind it, in the file.
+    pub(crate) fn end(self) -> u64 {
+        self.from + u64::from(self.bytes)
+    }
+}
+
 impl Lies {
     /// In a file of its own; a patch, if the number says so.
     pub(crate) fn alone(dir: &Path, number: u32) -> Self {

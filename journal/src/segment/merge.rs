@@ -4,16 +4,16 @@
 //! aside for a large one. Promises that at each moment, whatever fails, every segment lies somewhere as a whole: the originals
 //! go only once the merged file is durable, was read back from the disk and checked record by record, and has its name.
 
+use super::core::Core;
 use super::error::Failure;
 use super::file;
 use super::format::SEGMENT_HEADER_BYTES;
-use super::held::Held;
 use super::layout::{self, Lies};
 use super::merged::{self, MEMBERS_MAX, Member, Merged};
-use super::model::Options;
+use super::model::{Execution, Options};
 use super::reader::Stop;
 use super::scrub::{Left, Rot, Scrub};
-use super::space::Space;
+use super::space::Room;
 use super::state::lock;
 use redoubt_env::files::{File, Mode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,13 +104,9 @@ impl Stopped {
 
 /// The merging of a log's editlogs.
 pub(crate) struct Merge<'a> {
+    pub(crate) core: &'a Core,
     /// Knows the files, and checks them.
-    pub(crate) scrub: &'a Scrub,
-    pub(crate) held: &'a Held,
-    pub(crate) space: &'a Space,
-    pub(crate) options: &'a Options,
-    /// Why nothing may be merged now, if so.
-    pub(crate) hindered: &'a dyn Fn() -> Option<String>,
+    pub(crate) scrub: Scrub,
     /// Hears of the bytes as they are read or written, and says whether to go on.
     pub(crate) pace: &'a mut dyn FnMut(u64) -> bool,
 }
@@ -118,10 +114,10 @@ pub(crate) struct Merge<'a> {
 impl Merge<'_> {
     /// Merges one run of editlogs, if there is one to merge.
     pub(crate) fn run(&mut self) -> Result<Merging, Stopped> {
-        let Some(range) = plan(&self.pieces(), self.options) else {
+        let Some(range) = plan(&self.pieces(), &self.core.options) else {
             return Ok(Merging::Nothing);
         };
-        self.goes_on(0)?;
+        self.unhindered()?;
         let (merged, sources) = self.read(range)?;
         let path = merged::path_of(&self.scrub.dir, merged.range());
         let fresh = path.with_extension("new");
@@ -129,7 +125,10 @@ impl Merge<'_> {
         if matches!(made, Err(Stopped::NotNow(_) | Stopped::Rot(_))) {
             // It holds nothing that does not lie elsewhere. After a failure nothing is changed any more; the next opening does.
             let files = &self.scrub.files;
-            self.held.change(|| file::remove(&**files, &fresh)).transpose()?;
+            self.core
+                .held
+                .change(|| file::remove(&**files, &fresh))
+                .transpose()?;
         }
         made?;
         Ok(Merging::Done {
@@ -142,12 +141,14 @@ impl Merge<'_> {
         })
     }
 
+    fn unhindered(&self) -> Result<(), Stopped> {
+        hindrance(self.core).map_or(Ok(()), |why| Err(Stopped::NotNow(why)))
+    }
+
     /// Tells of so many bytes; an error if it is not to go on.
     fn goes_on(&mut self, bytes: u64) -> Result<(), Stopped> {
-        if let Some(why) = (self.hindered)() {
-            return Err(Stopped::NotNow(why));
-        }
-        match bytes == 0 || (self.pace)(bytes) {
+        self.unhindered()?;
+        match (self.pace)(bytes) {
             true => Ok(()),
             false => Err(Stopped::ended()),
         }
@@ -179,35 +180,30 @@ impl Merge<'_> {
 
     /// What is to be merged, and where it lies now.
     fn read(&self, (first, last): (u32, u32)) -> Result<(Merged, Vec<Lies>), Stopped> {
-        let Scrub { shared, dir, .. } = self.scrub;
         let (mut members, mut sources) = (Vec::new(), Vec::new());
         for number in first..=last {
-            let lies = layout::find(shared, dir, number);
-            let rot = || Stopped::Rot(Rot::at(&lies, number, 0));
+            let rot = || self.stopped(Left::Rot(0), number);
             let (header, header_crc) = self
                 .scrub
                 .header_of(number)
                 .map_err(|left| self.stopped(left, number))?
                 .ok_or_else(rot)?;
-            let end = lock(shared).layout.ends.get(&number).copied();
+            let end = lock(&self.scrub.shared).layout.ends.get(&number).copied();
             let bytes = end.filter(|end| *end >= SEGMENT_HEADER_BYTES).ok_or_else(rot)?;
             members.push(Member {
                 header,
                 header_crc,
                 bytes,
             });
-            sources.push(lies);
+            sources.push(self.scrub.lies(number));
         }
-        let merged = Merged::new(members).ok_or_else(|| Stopped::Rot(Rot::at(&sources[0], first, 0)))?;
+        let merged = Merged::new(members).ok_or_else(|| self.stopped(Left::Rot(0), first))?;
         Ok((merged, sources))
     }
 
     fn stopped(&self, left: Left, number: u32) -> Stopped {
         match left {
-            Left::Rot(offset) => {
-                let lies = layout::find(&self.scrub.shared, &self.scrub.dir, number);
-                Stopped::Rot(Rot::at(&lies, number, offset))
-            }
+            Left::Rot(offset) => Stopped::Rot(Rot::at(&self.scrub.lies(number), number, offset)),
             Left::Io(e) => Stopped::NotNow(format!("segment {number} can't be read: {e}")),
             Left::Enough => Stopped::ended(),
         }
@@ -223,7 +219,7 @@ impl Merge<'_> {
             file::remove(&*files, fresh)?;
             files.open(fresh, Mode::CreateNew).map_err(refused)
         };
-        let new = self.held.change(create).ok_or_else(Stopped::ended)??;
+        let new = self.core.held.change(create).ok_or_else(Stopped::ended)??;
         new.allocate(merged.file_bytes()).map_err(refused)?;
         new.write_at(&[IoSlice::new(&merged.encode())], 0)
             .map_err(Failure::new("write", path))?;
@@ -236,11 +232,12 @@ impl Merge<'_> {
         new.forget(0, merged.file_bytes());
         for (member, lies) in merged.lie(&dir) {
             if !redoubt_env::planted::on("merge_not_checked") {
-                self.check(member, &layout::part_of(&new, lies.part), path)?;
+                self.check(member, layout::part_of(&new, lies.part), path)?;
             }
         }
-        self.goes_on(0)?;
-        self.held
+        self.unhindered()?;
+        self.core
+            .held
             .change(|| self.publish(merged, sources, path, fresh))
             .ok_or_else(Stopped::ended)??;
         Ok(())
@@ -257,10 +254,11 @@ impl Merge<'_> {
     ) -> Result<(), Stopped> {
         let number = member.header.segment;
         let source = self.scrub.open(number).map_err(|e| self.unread(e, number))?;
+        let from = self.scrub.lies(number).path;
         let mut buf = vec![0; COPY_BYTES];
         for at in (0..member.bytes).step_by(COPY_BYTES) {
             let part = &mut buf[..(member.bytes - at).min(COPY_BYTES as u32) as usize];
-            file::fill_with_what_can_be_read(&*source, part, at.into())
+            file::fill_with_what_can_be_read(&*source, &from, part, at.into())
                 .map_err(|e| self.unread(e, number))?;
             new.write_at(&[IoSlice::new(part)], to.byte(at))
                 .map_err(Failure::new("write", path))?;
@@ -283,17 +281,16 @@ impl Merge<'_> {
     }
 
     /// Checks the copy of a segment as any segment is checked, with the patches that belong to it.
-    fn check(&mut self, member: &Member, copy: &Arc<dyn File>, path: &Path) -> Result<(), Stopped> {
+    fn check(&mut self, member: &Member, copy: Arc<dyn File>, path: &Path) -> Result<(), Stopped> {
         let number = member.header.segment;
         let generation = |number| lock(&self.scrub.shared).generations.get(&number).copied();
         let next = generation(number + 1).map(|generation| (number + 1, generation));
         let generation = generation(number).unwrap_or(member.header.generation);
-        let checked = self
-            .scrub
-            .file(copy.clone(), number, generation, next, None, &mut |bytes| {
-                (self.hindered)().is_none() && (self.pace)(bytes)
-            });
-        self.goes_on(0)?;
+        let Merge { core, scrub, pace } = self;
+        let checked = scrub.file(copy, number, generation, next, None, &mut |bytes| {
+            hindrance(core).is_none() && pace(bytes)
+        });
+        self.unhindered()?;
         match checked {
             Ok(()) => Ok(()),
             Err(Left::Rot(_)) => {
@@ -314,7 +311,7 @@ impl Merge<'_> {
     fn publish(&self, merged: &Merged, sources: &[Lies], path: &Path, fresh: &Path) -> Result<(), Failure> {
         let Scrub {
             shared, dir, files, ..
-        } = self.scrub;
+        } = &self.scrub;
         let sync = || files.sync_dir(dir).map_err(Failure::new(file::SYNC, dir));
         let named = files
             .rename(fresh, path)
@@ -352,7 +349,7 @@ impl Merge<'_> {
         }
         // Only now: until then a power cut may bring the old name back, and under that name what it holds.
         if let Some(number) = used {
-            self.space.reuse(number);
+            self.core.space.reuse(number);
         }
         Ok(())
     }
@@ -362,9 +359,8 @@ impl Merge<'_> {
     fn dispose_of(&self, old: &Path, number: u32, may_be_used: bool) -> Result<Option<u32>, Failure> {
         let Scrub {
             shared, dir, files, ..
-        } = self.scrub;
-        let range = old.file_name().and_then(|name| merged::range_of(name.to_str()?));
-        if let Some(range) = range {
+        } = &self.scrub;
+        if let Some(range) = merged::range_at(old) {
             // It may still hold others, or be the very file that was made again.
             let is_in_use = lock(shared).layout.merged.values().any(|lies| *lies.path == *old);
             let removed = if is_in_use {
@@ -375,13 +371,27 @@ impl Merge<'_> {
             return removed.map(|()| None);
         }
         let is_open = lock(shared).layout.is_open(number) && !redoubt_env::planted::on("reused_while_open");
-        let place = (may_be_used && !is_open).then(|| self.space.place_for_used());
+        let place = (may_be_used && !is_open).then(|| self.core.space.place_for_used());
         let Some((used, place)) = place.flatten() else {
             return file::remove(&**files, old).map(|()| None);
         };
         let moved = files.rename(old, &place);
         moved.map_err(Failure::new("rename", old)).map(|()| Some(used))
     }
+}
+
+/// Why nothing may be merged now, if so.
+fn hindrance(core: &Core) -> Option<String> {
+    if let Some(failure) = &*core.failed.borrow() {
+        return Some(failure.to_string());
+    }
+    if core.rot.borrow().is_some() {
+        return Some("what rotted is to be repaired first".to_owned());
+    }
+    // Without threads nobody makes spares, and there is never plenty.
+    let is_kept = core.options.execution == Execution::Threads;
+    let is_low = is_kept && *core.space.room().borrow() != Room::Plenty;
+    is_low.then(|| "the disk has no room for it".to_owned())
 }
 
 fn sync(new: &dyn File, path: &Path) -> Result<(), Failure> {

@@ -12,7 +12,6 @@ use super::format::{
 };
 use super::layout::{Lies, Part};
 use redoubt_env::files::{Files, Mode, is_unreadable};
-use std::cmp::Reverse;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,40 +103,32 @@ impl Merged {
         members.and_then(Merged::new).ok_or(HeaderError::Damaged)
     }
 
-    /// Each segment, and where it lies in a merged file of `dir`.
-    pub(crate) fn lie(&self, dir: &Path) -> impl Iterator<Item = (&Member, Lies)> {
-        let path: Arc<Path> = path_of(dir, self.range()).into();
+    /// Each segment, and which part of the file it is.
+    fn parts(&self) -> impl Iterator<Item = (&Member, Part)> {
         let mut from = table_bytes(self.members.len()) as u64;
         self.members.iter().map(move |member| {
             let part = Part {
                 from,
                 bytes: member.bytes,
             };
-            from += u64::from(member.bytes).next_multiple_of(ALIGN);
-            let path = path.clone();
-            (
-                member,
-                Lies {
-                    path,
-                    part: Some(part),
-                },
-            )
+            from = part.end().next_multiple_of(ALIGN);
+            (member, part)
+        })
+    }
+
+    /// Each segment, and where it lies in a merged file of `dir`.
+    pub(crate) fn lie(&self, dir: &Path) -> impl Iterator<Item = (&Member, Lies)> {
+        let path: Arc<Path> = path_of(dir, self.range()).into();
+        self.parts().map(move |(member, part)| {
+            let (path, part) = (path.clone(), Some(part));
+            (member, Lies { path, part })
         })
     }
 
     /// Length of the file.
     pub(crate) fn file_bytes(&self) -> u64 {
-        let members = self
-            .members
-            .iter()
-            .map(|m| u64::from(m.bytes).next_multiple_of(ALIGN));
-        table_bytes(self.members.len()) as u64 + members.sum::<u64>()
-    }
-
-    /// Whether a file of so many bytes has all segments; what fills the last one up may be missing.
-    fn fits_into(&self, file_bytes: u64) -> bool {
-        let last = self.members.last().map_or(0, |m| u64::from(m.bytes));
-        file_bytes >= self.file_bytes() - (last.next_multiple_of(ALIGN) - last)
+        let last = self.parts().last();
+        last.map_or(0, |(_, part)| part.end().next_multiple_of(ALIGN))
     }
 
     /// Makes the file beside: the table once more, durable under its name before this returns.
@@ -180,7 +171,7 @@ pub(crate) fn range_of(name: &str) -> Option<(u32, u32)> {
 pub(crate) struct Found {
     pub(crate) merged: Merged,
     /// Length of the file; `None` where it is gone.
-    pub(crate) file_bytes: Option<u64>,
+    file_bytes: Option<u64>,
     /// The table in the file is damaged, or gone with it.
     front_is_spoilt: bool,
     /// The table beside it is damaged or gone.
@@ -199,19 +190,20 @@ fn read(files: &dyn Files, path: &Path) -> Result<(Option<Merged>, Option<u64>),
         Err(e) if is_unreadable(&e) => 0,
         len => len.map_err(io("measure"))?,
     };
-    // The first block tells how many blocks there are: what lies behind the table is not its concern.
-    let mut table = vec![0; ALIGN as usize];
-    loop {
-        match file.read_at(&mut table, 0) {
-            Ok(read) => table.truncate(read),
-            Err(e) if is_unreadable(&e) => table.clear(),
+    let front = |bytes: usize| {
+        let mut front = vec![0; bytes];
+        match file.read_at(&mut front, 0) {
+            Ok(read) => front.truncate(read),
+            Err(e) if is_unreadable(&e) => front.clear(),
             Err(e) => return Err(io("read")(e)),
         }
-        let blocks = table_bytes(count(&table));
-        if table.len() != ALIGN as usize || blocks <= table.len() {
-            break;
-        }
-        table.resize(blocks, 0);
+        Ok(front)
+    };
+    // The first block tells how many blocks there are: what lies behind the table is not its concern.
+    let mut table = front(ALIGN as usize)?;
+    let bytes = table_bytes(count(&table));
+    if bytes > ALIGN as usize {
+        table = front(bytes)?;
     }
     match Merged::decode(&table) {
         Ok(merged) => Ok((Some(merged), Some(len))),
@@ -224,10 +216,15 @@ fn read(files: &dyn Files, path: &Path) -> Result<(Option<Merged>, Option<u64>),
     }
 }
 
-/// Of which segments there are merged files, or files beside such, among `names`: those of most segments first.
+/// Of which segments `path` is the merged file, or the file beside it.
+pub(crate) fn range_at(path: &Path) -> Option<(u32, u32)> {
+    range_of(path.file_name()?.to_str()?)
+}
+
+/// Of which segments there are merged files, or files beside such, among `names`: those of fewest segments first.
 pub(crate) fn ranges(names: &[String]) -> Vec<(u32, u32)> {
     let mut ranges: Vec<_> = names.iter().filter_map(|n| range_of(n)).collect();
-    ranges.sort_unstable_by_key(|(first, last)| (Reverse(last - first), *first));
+    ranges.sort_unstable_by_key(|(first, last)| (last - first, *first));
     ranges.dedup();
     ranges
 }
@@ -264,9 +261,14 @@ impl Found {
         path.display().to_string()
     }
 
-    /// Whether all its segments are there, as far as its length tells.
+    /// Whether it has all of a part, as far as its length tells.
+    pub(crate) fn has(&self, part: Part) -> bool {
+        self.file_bytes.is_some_and(|len| part.end() <= len)
+    }
+
+    /// Whether it has all of its segments.
     pub(crate) fn is_whole(&self) -> bool {
-        self.file_bytes.is_some_and(|bytes| self.merged.fits_into(bytes))
+        self.merged.parts().all(|(_, part)| self.has(part))
     }
 
     /// Whether a copy of its table is damaged or gone.

@@ -309,18 +309,14 @@ impl Log {
                 end: scan.end,
                 file_bytes: scan.file_bytes,
                 log: scan.log,
-                is_patched: scan
-                    .patches
-                    .all()
-                    .iter()
-                    .any(|p| p.from.segment == found.header.segment),
+                is_patched: scan.patches.any_in(found.header.segment),
             }
         };
         let mut generations = scan.generations;
         generations.insert(active.header.segment, active.header.generation);
         let mut layout = scan.layout;
         // One behind it was made for a seal that was never written.
-        layout.ends.split_off(&active.header.segment);
+        layout.ends.retain(|number, _| *number < active.header.segment);
         if active.header.follows != Follows::Nothing {
             let end = active.header.previous_end;
             layout.ends.insert(end.segment, end.offset);

@@ -242,6 +242,11 @@ impl Patches {
         self.list.get(*found)
     }
 
+    /// Whether any belongs to `segment`.
+    pub(crate) fn any_in(&self, segment: u32) -> bool {
+        self.list.iter().any(|p| p.from.segment == segment)
+    }
+
     /// All, oldest first.
     pub(crate) fn all(&self) -> &[Patch] {
         &self.list

@@ -124,12 +124,8 @@ impl Scan {
             let found = &segments[i];
             let next = segments.get(i + 1);
             generations.insert(found.header.segment, found.header.generation);
-            let patched = patches
-                .all()
-                .iter()
-                .any(|p| p.from.segment == found.header.segment);
             if let Some(next) = next
-                && !patched
+                && !patches.any_in(found.header.segment)
                 && let Some(summary) = trusted_summary(files, found, next, metadata)
                 && index.absorb(&summary.log)
             {

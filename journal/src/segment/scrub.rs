@@ -115,7 +115,7 @@ impl Scrub {
                 .open(number)
                 .map_err(|e| Stop::from(e).into())
                 .and_then(|file| self.file(file, number, generation, next, end, &mut counted));
-            let lies = layout::find(&self.shared, &self.dir, number);
+            let lies = self.lies(number);
             match walked {
                 Ok(()) => {}
                 Err(Left::Enough) => return,
@@ -141,8 +141,8 @@ impl Scrub {
                 .collect()
         };
         for path in in_use() {
-            let range = path.file_name().and_then(|n| merged::range_of(n.to_str()?));
-            let spoilt = match range.map(|range| merged::find_one(&*self.files, &self.dir, range)) {
+            let found = merged::range_at(&path).map(|range| merged::find_one(&*self.files, &self.dir, range));
+            let spoilt = match found {
                 Some(Ok(found)) => found.is_spoilt(),
                 None | Some(Err(OpenError::Rot { .. })) => true,
                 Some(Err(e)) => {
@@ -160,6 +160,11 @@ impl Scrub {
                 });
             }
         }
+    }
+
+    /// Where segment or patch `number` lies.
+    pub(crate) fn lies(&self, number: u32) -> Lies {
+        layout::find(&self.shared, &self.dir, number)
     }
 
     /// Opens segment or patch `number`, wherever it lies.

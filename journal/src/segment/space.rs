@@ -62,6 +62,14 @@ struct State {
     active_left: u64,
 }
 
+impl State {
+    /// A number that no spare had.
+    const fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
+    }
+}
+
 /// The spares of a log, and what room they make.
 pub(crate) struct Space {
     files: Arc<dyn Files>,
@@ -128,9 +136,11 @@ impl Space {
     /// [`Space::reuse`].
     pub(crate) fn place_for_used(&self) -> Option<(u32, PathBuf)> {
         let mut state = lock(&self.state);
-        let number = state.next;
-        state.next += u32::from(state.used.is_none());
-        state.used.is_none().then(|| (number, self.used_path(number)))
+        if state.used.is_some() {
+            return None;
+        }
+        let number = state.number();
+        Some((number, self.used_path(number)))
     }
 
     /// A file was put there. It MUST have that name durably, and no reader: what it holds is overwritten from now on, and under
@@ -204,16 +214,14 @@ impl Space {
     /// # Errors
     /// What the operating system says but that there is no space, which is what [`Space::room`] is for.
     pub(crate) fn provide(&self) -> io::Result<bool> {
-        let (used, missing) = {
-            let mut state = lock(&self.state);
-            let missing = state.spares.len() < self.wanted();
-            state.next += u32::from(missing);
-            (state.used, missing.then_some(state.next - 1))
+        let (used, is_missing) = {
+            let state = lock(&self.state);
+            (state.used, state.spares.len() < self.wanted())
         };
-        let is_done = match (used, missing) {
-            (Some((number, zeros)), Some(_)) if zeros >= self.segment_bytes => self.promote(number)?,
-            (_, Some(number)) => self.make(number)?,
-            (_, None) => self.fill()?,
+        let is_done = match used {
+            Some((number, zeros)) if is_missing && zeros >= self.segment_bytes => self.promote(number)?,
+            _ if is_missing => self.make()?,
+            _ => self.fill()?,
         };
         match used {
             // A disk that gives no more may still have one that only has to be made zeros.
@@ -280,7 +288,8 @@ impl Space {
         drop(self.taken.wait_timeout(state, most));
     }
 
-    fn make(&self, number: u32) -> io::Result<bool> {
+    fn make(&self) -> io::Result<bool> {
+        let number = lock(&self.state).number();
         let path = self.path(number);
         let made = match self.files.open(&path, Mode::CreateNew) {
             Ok(file) => file

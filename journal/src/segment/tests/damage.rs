@@ -6,6 +6,8 @@ use super::*;
 use redoubt_env::sim_files::{Call, Fault};
 use std::collections::BTreeMap;
 
+/// How often a node is opened until it is whole.
+const TIMES: usize = 9;
 /// Damages that are tried.
 const CASES: u64 = 10_000;
 
@@ -66,9 +68,13 @@ fn template() -> (Contents, Vec<KeyValue>, Vec<LogRecord>) {
     storage.idle();
     let log = read_all(&storage).unwrap();
     drop(storage);
+    (contents(&node), node.metadata.all(), log)
+}
+
+/// All that is on the disk, but the lock.
+pub(super) fn contents(node: &Node) -> Contents {
     let paths = node.files.paths().into_iter().filter(|p| !p.ends_with("LOCK"));
-    let files = paths.map(|p| (p.clone(), node.bytes(&p))).collect();
-    (files, node.metadata.all(), log)
+    paths.map(|p| (p.clone(), node.bytes(&p))).collect()
 }
 
 fn harm(node: &Node, path: &Path, random: &mut Random) -> Harm {
@@ -113,10 +119,14 @@ fn is_found(node: &Node) -> bool {
     }
 }
 
-/// Opens the node, and reads all of it, again and again, with another node's records where it wants them.
-fn healed(node: &Node, log: &[LogRecord]) -> Result<(Storage, Recovered, usize), OpenError> {
+/// Opens the node, and reads all of it, so many times at most, with another node's records where it wants them.
+pub(super) fn healed(
+    node: &Node,
+    log: &[LogRecord],
+    times: usize,
+) -> Result<(Storage, Recovered, usize), OpenError> {
     let mut closed = 0;
-    for _ in 0..9 {
+    for _ in 0..times {
         match node.open() {
             Ok((storage, recovered)) => {
                 // A start believes the summaries of sealed segments; what rotted there is found by reading it.
@@ -169,7 +179,7 @@ fn any_bit_and_any_cut_of_any_file_is_found_and_repaired() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let what = format!("case {case}: {name}, {harm:?}");
         let is_found = is_found(&node);
-        let outcome = match healed(&node, &log) {
+        let outcome = match healed(&node, &log, TIMES) {
             Ok((storage, recovered, closed)) => {
                 assert!(read_all(&storage).unwrap() == log, "{what}: another log");
                 assert_eq!(recovered.vote, Some(VOTE), "{what}");
@@ -270,7 +280,7 @@ fn a_file_that_is_cut_short_anywhere_behind_an_old_witness_or_lost_is_had_again_
         let path = node.segment(1);
         let whole = node.bytes(&path);
         node.files.put(&path, &whole[..cut]);
-        let Ok((storage, recovered, closed)) = healed(&node, &log) else {
+        let Ok((storage, recovered, closed)) = healed(&node, &log, TIMES) else {
             panic!("cut at {cut}");
         };
         let read = read_all(&storage).unwrap();
@@ -349,7 +359,7 @@ fn a_page_that_can_not_be_read_is_as_one_that_is_damaged() {
                 assert!(read_all(&storage).unwrap() == log, "read {nth}");
             }
             Err(OpenError::Rot { .. }) => {
-                let (storage, ..) = healed(&node, &log).unwrap();
+                let (storage, ..) = healed(&node, &log, TIMES).unwrap();
                 assert!(read_all(&storage).unwrap() == log, "read {nth}");
             }
             Err(OpenError::Io { path, .. }) => {

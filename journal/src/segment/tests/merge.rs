@@ -4,12 +4,11 @@ use super::repair::{flip, heal, patched};
 use super::*;
 use redoubt_env::sim_files::{Call, Fault};
 
-fn editlogs(node: &Node) -> Vec<String> {
-    let paths = node.files.paths().into_iter();
-    let names = paths.filter_map(|p| Some(p.file_name()?.to_str()?.to_owned()));
-    names
-        .filter(|n| n.starts_with("editlog") || n.starts_with("contents"))
-        .collect()
+/// Names of the files that segments lie in, and of what lies beside them.
+pub(super) fn editlogs(node: &Node) -> Vec<String> {
+    let paths = [node.paths("contents"), node.paths("editlog")].concat();
+    let name = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().into_owned();
+    paths.iter().map(name).collect()
 }
 
 /// A log with several sealed segments.
@@ -358,11 +357,6 @@ fn provide_all(storage: &Storage) {
     while storage.provide().unwrap() {}
 }
 
-fn beginning_with(node: &Node, prefix: &str) -> Vec<PathBuf> {
-    let named = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().starts_with(prefix);
-    node.files.paths().into_iter().filter(named).collect()
-}
-
 #[test]
 fn a_file_that_is_not_needed_any_more_is_a_segment_again_one_day() {
     let mut node = Node::new(1);
@@ -371,18 +365,18 @@ fn a_file_that_is_not_needed_any_more_is_a_segment_again_one_day() {
     provide_all(&storage);
     fill(&storage, 1, 0, 60, 900);
     assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
-    let used = beginning_with(&node, "used-");
+    let used = node.paths("used-");
     assert_eq!(used.len(), 1, "{used:?}");
     assert!(node.bytes(&used[0]).iter().any(|b| *b != 0));
     provide_all(&storage);
     // It waits until one is missing.
     assert!(node.bytes(&used[0]).iter().all(|b| *b == 0));
-    assert_eq!(beginning_with(&node, "spare-").len(), 1);
+    assert_eq!(node.paths("spare-").len(), 1);
     fill(&storage, 1, 60, 72, 900);
     node.files.set_capacity(Some(0));
     provide_all(&storage);
-    assert_eq!(beginning_with(&node, "used-").len(), 0);
-    let spare = beginning_with(&node, "spare-").pop().unwrap();
+    assert_eq!(node.paths("used-").len(), 0);
+    let spare = node.paths("spare-").pop().unwrap();
     assert_eq!(node.bytes(&spare), vec![0; 16 * 1024], "though the disk is full");
     node.files.set_capacity(None);
     fill(&storage, 1, 72, 100, 900);
@@ -405,7 +399,7 @@ fn a_file_that_somebody_reads_is_not_used_again() {
     let reads_on = storage.open_segment(1);
     assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
     provide_all(&storage);
-    assert_eq!(beginning_with(&node, "used-").len(), 0);
+    assert_eq!(node.paths("used-").len(), 0);
     assert!(file::read_all(&*reads_on, Path::new("old")).unwrap() == before);
 }
 
@@ -429,7 +423,7 @@ fn the_power_may_go_off_while_a_file_is_made_ready_to_be_used_again() {
         (node.files.all_calls() - before, node, log)
     };
     let (calls, node, _) = life(0, None);
-    assert_eq!(beginning_with(&node, "used-").len(), 1);
+    assert_eq!(node.paths("used-").len(), 1);
     for nth in 0..calls {
         for seed in 0..8 {
             let (_, node, log) = life(seed, Some(nth));
@@ -447,109 +441,4 @@ fn the_power_may_go_off_while_a_file_is_made_ready_to_be_used_again() {
             );
         }
     }
-}
-
-/// A node with a log of which `nth` calls of a merge were made when the process, or the power, ended; of a merge of merged
-/// files, if `again`. And whether the merge was done by then.
-fn interrupted(nth: u64, again: bool, kill: bool) -> (Node, Vec<LogRecord>, bool) {
-    let mut node = Node::new(nth);
-    node.options.merge_bytes = 1 << 20;
-    node.options.merge_at_files = 2;
-    let (storage, _) = node.open().unwrap();
-    fill(&storage, 1, 0, 40, 900);
-    if again {
-        assert!(matches!(storage.merge(&mut |_| true), Merging::Done { .. }));
-        fill(&storage, 1, 40, 110, 900);
-    }
-    storage.idle();
-    let log = read_all(&storage).unwrap();
-    node.files.power_off_after(nth);
-    let done = matches!(storage.merge(&mut |_| true), Merging::Done { .. });
-    drop(storage);
-    match kill {
-        true => node.files.kill(),
-        false => node.files.power_cut(nth),
-    }
-    (node, log, done)
-}
-
-/// One file lost, a bit of it changed, or its end cut off.
-fn harm(node: &Node, path: &Path, bytes: &[u8], how: usize) {
-    match how {
-        0 => node.files.lose(path),
-        1..=3 => node
-            .files
-            .flip_bit(path, [30, bytes.len() / 2, bytes.len() / 3][how - 1] as u64, 1),
-        _ => node.files.put(path, &bytes[..bytes.len() * (how - 3) / 4 - how]),
-    }
-}
-
-/// Opens and repairs until a check of everything finds no damage; how many gaps were closed.
-fn whole_again(node: &Node, log: &[LogRecord]) -> (Storage, usize) {
-    let mut closed = 0;
-    for _ in 0..12 {
-        match node.open() {
-            Ok((storage, _)) if storage.check(&mut |_| true).rot.is_empty() => return (storage, closed),
-            Ok(_) => {}
-            Err(OpenError::Rot { .. }) => closed += super::repair::try_heal(node, log).unwrap(),
-            Err(e) => panic!("{e}"),
-        }
-    }
-    panic!("it does not heal");
-}
-
-#[test]
-fn a_crash_within_a_merge_and_then_damage_of_any_file_lose_nothing() {
-    let (mut cases, mut repaired) = (0, 0);
-    for (again, kill) in [(false, true), (false, false), (true, true)] {
-        for nth in 0.. {
-            let (template, log, done) = interrupted(nth, again, kill);
-            let paths = template
-                .files
-                .paths()
-                .into_iter()
-                .filter(|p| !p.ends_with("LOCK"));
-            let files: Vec<_> = paths.map(|p| (p.clone(), template.bytes(&p))).collect();
-            let logs = editlogs(&template);
-            let harmed = files
-                .iter()
-                .filter(|(path, bytes)| logs.iter().any(|n| path.ends_with(n)) && !bytes.is_empty());
-            for (path, bytes) in harmed {
-                for how in 0..7 {
-                    let mut node = Node::new(1);
-                    node.options = template.options;
-                    files.iter().for_each(|(path, bytes)| node.files.put(path, bytes));
-                    let summaries = template
-                        .metadata
-                        .all()
-                        .into_iter()
-                        .filter(|_| (nth as usize + how).is_multiple_of(2));
-                    summaries.for_each(|(k, v)| node.metadata.put(&k, &v).unwrap());
-                    harm(&node, path, bytes, how);
-                    let what = format!(
-                        "{} harmed so: {how}, after {nth} calls, {again}, {kill}: {logs:?}",
-                        path.display()
-                    );
-                    let (storage, closed) = whole_again(&node, &log);
-                    cases += 1;
-                    repaired += usize::from(closed > 0);
-                    assert!(read_all(&storage).unwrap() == log, "{what}");
-                    node.merge_all(&storage);
-                    assert_eq!(*storage.rot().borrow(), None, "{what}");
-                    assert!(read_all(&storage).unwrap() == log, "{what}: merged");
-                    drop(storage);
-                    node.files.kill();
-                    node.metadata = Arc::default();
-                    let (storage, closed) = whole_again(&node, &log);
-                    assert_eq!(closed, 0, "{what}: repaired again");
-                    assert!(read_all(&storage).unwrap() == log, "{what}: opened again");
-                }
-            }
-            if done {
-                break;
-            }
-        }
-    }
-    println!("{cases} cases, {repaired} of them repaired");
-    assert!(cases > 2000 && repaired > 500, "{cases}, {repaired}");
 }

@@ -6,6 +6,7 @@ mod faults;
 mod golden;
 mod history;
 mod merge;
+mod merge_and_damage;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -67,13 +68,20 @@ impl Node {
         file::path_of(Path::new(DIR), number)
     }
 
+    /// The files whose names begin so.
+    pub(super) fn paths(&self, prefix: &str) -> Vec<PathBuf> {
+        let named = |p: &PathBuf| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(prefix))
+        };
+        self.files.paths().into_iter().filter(named).collect()
+    }
+
     /// Where a segment lies that has no file of its own, or has one.
     pub(super) fn lies(&self, number: u32) -> layout::Lies {
         let dir = Path::new(DIR);
-        let tables = self.files.paths().into_iter().filter(|p| {
-            let name = p.file_name().and_then(|n| n.to_str());
-            name.and_then(merged::range_of).is_some()
-        });
+        let paths = self.files.paths().into_iter();
+        let tables = paths.filter(|p| merged::range_at(p).is_some());
         let tables = tables.filter_map(|p| merged::Merged::decode(&self.bytes(&p)).ok());
         let holds = |m: &merged::Merged| (m.range().0..=m.range().1).contains(&number);
         let merged = tables.filter(holds).max_by_key(|m| m.range().1 - m.range().0);

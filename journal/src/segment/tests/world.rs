@@ -1,10 +1,19 @@
-//! A node's storage, what is done to it, and the model that says what must be there afterwards.
+//! A node's storage, what is done to it (`acts`), and the model that says what must be there afterwards.
 
 use super::history::{Act, Kept, Pending, Step};
-use super::repair::{places, try_heal};
+use super::repair::try_heal;
 use super::*;
 use redoubt_env::sim_files::{Call, Fault};
-use redoubt_types::{ClusterId, ReplId};
+
+macro_rules! check {
+    ($ok:expr, $($why:tt)*) => {
+        if !$ok {
+            return Err(format!($($why)*));
+        }
+    };
+}
+
+mod acts;
 
 pub(super) struct World {
     node: Node,
@@ -43,14 +52,6 @@ pub(super) struct World {
 }
 
 pub(super) type Check<T = ()> = Result<T, String>;
-
-macro_rules! check {
-    ($ok:expr, $($why:tt)*) => {
-        if !$ok {
-            return Err(format!($($why)*));
-        }
-    };
-}
 
 impl World {
     pub(super) fn new(files: SimFiles, seed: u64) -> Self {
@@ -130,182 +131,6 @@ impl World {
             committed_end: if carries_committed { self.committed_end } else { 0 },
         });
         done
-    }
-
-    fn act(&mut self, act: &Act) -> Check {
-        match act {
-            Act::Append { sizes, new_term } => {
-                self.term += u64::from(*new_term);
-                let first = self.log().last().map_or(0, |r| r.id.index + 1);
-                let records: Vec<_> = (first..)
-                    .zip(sizes)
-                    .map(|(i, s)| record(self.term, i, payload(self.term, i, *s)))
-                    .collect();
-                self.steps.extend(records.iter().cloned().map(Step::Push));
-                let done = self.pend(true);
-                self.storage().append(records, done);
-            }
-            Act::Truncate { keep } => {
-                let end = self.log().last().map_or(0, |r| r.id.index + 1);
-                let first_removed = self.committed_end + (end - self.committed_end) * keep / 16;
-                self.term += 1;
-                self.steps.push(Step::Truncate(first_removed));
-                let done = self.pend(true);
-                self.storage().truncate_after(first_removed.checked_sub(1), done);
-            }
-            Act::Vote => {
-                self.term += 1;
-                let vote = Vote {
-                    term: self.term,
-                    node: 3,
-                    committed: self.term.is_multiple_of(2),
-                };
-                self.vote.values.push(Some(vote));
-                let done = self.pend(false);
-                self.storage().save_vote(vote, done);
-            }
-            Act::Identity => self.join(),
-            Act::Commit { upto } => self.commit(*upto),
-            Act::Turn => {
-                self.storage().turn();
-                self.collect()?;
-            }
-            Act::Idle => self.settle()?,
-            Act::Read => self.compare_reads()?,
-            Act::Kill => {
-                self.restart_disk(true)?;
-                self.crash()?;
-            }
-            Act::PowerCut { seed } => {
-                self.seed ^= seed;
-                self.restart_disk(false)?;
-                self.crash()?;
-            }
-            Act::PowerOffAfter { calls, kill } => {
-                self.kill_when_off = *kill;
-                self.node.files.power_off_after(*calls);
-            }
-            Act::Fail { nth, fault, kill } => self.fail(*nth, *fault, *kill),
-            Act::Full { free } => {
-                self.full = true;
-                let used = self.node.files.used_space();
-                self.node.files.set_capacity(Some(used + free));
-            }
-            Act::Close => {
-                let done = self.pend(true);
-                self.storage().close(done);
-                while self.storage().turn() > 0 {}
-                self.collect()?;
-                if self.undisturbed() {
-                    self.crash()?;
-                }
-            }
-            Act::Rot { record, byte } => self.rot(*record, *byte)?,
-            Act::Merge => self.merge()?,
-            // Whatever fails, there is no spare then.
-            Act::Provide => {
-                drop(self.storage().provide());
-                self.new_faults();
-            }
-        }
-        Ok(())
-    }
-
-    fn join(&mut self) {
-        let kept = self.identity.as_mut().unwrap();
-        let number = kept.values.len() as u8;
-        let mut identity = kept.values[kept.newest()].clone();
-        identity.cluster = Some(ClusterMembershipSeed {
-            cluster: ClusterId::new([number; 16]),
-            replid: ReplId::from_random([number; 20]),
-            members: Vec::new(),
-        });
-        kept.values.push(identity.clone());
-        let done = self.pend(false);
-        self.storage().save_identity(identity, done);
-    }
-
-    fn commit(&mut self, upto: u64) {
-        let mut acked = self.base.clone();
-        self.steps[..self.acked_steps]
-            .iter()
-            .for_each(|s| s.apply(&mut acked));
-        // What a later, unanswered truncation removes is not committed.
-        let log = self.log();
-        let common = acked.iter().zip(&log).take_while(|(a, b)| a == b).count() as u64;
-        let end = self.committed_end + common.saturating_sub(self.committed_end) * upto / 16;
-        if let Some(last) = end.checked_sub(1).and_then(|i| log.get(i as usize)) {
-            self.committed_end = end;
-            self.storage().save_committed(last.id);
-        }
-    }
-
-    /// Has all that was submitted done, and the log marked.
-    fn settle(&mut self) -> Check {
-        while self.storage().turn() > 0 {}
-        self.storage().idle();
-        self.collect()?;
-        if self.undisturbed() {
-            self.committed_floor = self.committed_end;
-        }
-        Ok(())
-    }
-
-    fn merge(&mut self) -> Check {
-        let count = |node: &Node, name: &str| {
-            let paths = node.files.paths().into_iter();
-            paths.filter(|p| p.to_string_lossy().contains(name)).count()
-        };
-        let files = |node: &Node| (count(node, "editlog"), count(node, "contents"));
-        let (before, tables) = files(&self.node);
-        match self.storage().merge(&mut |_| true) {
-            Merging::Nothing => {}
-            Merging::Done { files: merged, .. } => {
-                let (left, tables_left) = files(&self.node);
-                // A full disk may keep the originals.
-                let is_removal = |call: &Call| matches!(call, Call::Remove | Call::Rename);
-                let (removals, faults): (Vec<_>, Vec<_>) =
-                    self.new_faults().into_iter().partition(is_removal);
-                self.taken_well(&faults)?;
-                check!(
-                    left < before + 2 - merged || self.full || !removals.is_empty(),
-                    "{merged} of {before} files became {left}"
-                );
-                self.merges += 1;
-                self.merged_again += usize::from(tables_left <= tables);
-            }
-            Merging::NotNow(why) => {
-                let off = self.node.files.is_off();
-                if off || self.storage().failed().borrow().is_none() {
-                    let excused = self.full || off || self.storage().rot().borrow().is_some();
-                    check!(!self.new_faults().is_empty() || excused, "not merged: {why}");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn rot(&mut self, record: usize, byte: u64) -> Check {
-        self.settle()?;
-        if !self.undisturbed() {
-            return Ok(());
-        }
-        self.storage = None;
-        self.node.metadata = Arc::default();
-        let places = places(&self.node);
-        // Of the last one nobody can tell whether it was torn.
-        if let Some((_, before)) = places.split_last()
-            && let Some((segment, offset, header)) = before.get(record % before.len().max(1))
-        {
-            let lies = self.node.lies(*segment);
-            let before = self.node.bytes(&lies.path);
-            let at = lies.byte(*offset);
-            // One that was torn and cut may end with the file.
-            let there = header.span().min(before.len() as u64 - at);
-            self.rotted = Some((lies.path.to_path_buf(), before));
-            self.node.files.flip_bit(&lies.path, at + byte % there, 3);
-        }
-        self.crash()
     }
 
     /// Whether nothing has happened that a process ends of.

@@ -6,7 +6,11 @@
 /// to be so at compile time.
 #[cfg(feature = "planted-bugs")]
 pub fn on(name: &str) -> bool {
-    planted().iter().any(|b| b == name)
+    let planted = planted().iter().any(|b| b == name);
+    if planted {
+        reached();
+    }
+    planted
 }
 
 /// Whether a pause is planted as `name=PATH` and a file exists at PATH: a test holds a step there for as long
@@ -18,7 +22,24 @@ pub fn held(name: &str) -> bool {
         .find_map(|b| b.strip_prefix(name)?.strip_prefix('='));
     let text = path.and_then(|path| std::fs::read_to_string(path).ok());
     let me = std::process::id().to_string();
-    text.is_some_and(|ids| ids.is_empty() || ids.split_whitespace().any(|id| id == me))
+    let held = text.is_some_and(|ids| ids.is_empty() || ids.split_whitespace().any(|id| id == me));
+    if held {
+        reached();
+    }
+    held
+}
+
+/// Tells [`assert_catches`] that the bug's place was come to.
+#[cfg(feature = "planted-bugs")]
+fn reached() {
+    use std::sync::Once;
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Some(path) = std::env::var_os(REACHED) {
+            // Should it fail, the test that asks for it fails.
+            let _ = std::fs::write(path, b"");
+        }
+    });
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -48,24 +69,32 @@ pub const fn held(_name: &str) -> bool {
     false
 }
 
+/// The environment variable that names the file that is made when a planted bug's place is come to.
+const REACHED: &str = "REDOUBT_PLANTED_BUGS_REACHED";
+
 /// For tests: runs the test `test` of this same test binary once more, in a process of its own in which `bug`
-/// is planted (and so in every process that it starts), and is satisfied only if the test fails there.
+/// is planted (and so in every process that it starts), and is satisfied only if the test fails there, after one of
+/// those processes has come to the bug's place: a test that fails for want of a server, say, has caught nothing.
 ///
 /// # Panics
-/// When the test passes in spite of the bug, or was not run at all.
+/// When the test passes in spite of the bug, fails before it, or was not run at all.
 pub fn assert_catches(test: &str, bug: &str) {
     let exe = match std::env::current_exe() {
         Ok(exe) => exe,
         Err(e) => panic!("the test's own path is not known: {e}"),
     };
+    let marker = format!("redoubt-reached-{}-{bug}", std::process::id()).replace('/', "_");
+    let marker = std::env::temp_dir().join(marker);
     let output = std::process::Command::new(exe)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("REDOUBT_PLANTED_BUGS", bug)
+        .env(REACHED, &marker)
         .output();
     let output = match output {
         Ok(output) => output,
         Err(e) => panic!("the test binary does not run: {e}"),
     };
+    let reached = std::fs::remove_file(&marker).is_ok();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         text.contains("running 1 test"),
@@ -75,4 +104,6 @@ pub fn assert_catches(test: &str, bug: &str) {
         !output.status.success(),
         "{test} passes although {bug} is planted"
     );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(reached, "{test} fails before it comes to {bug}: {errors}");
 }

@@ -72,6 +72,16 @@ pub async fn connect(port: u16) -> MultiplexedConnection {
         .unwrap_or_else(|e| panic!("can't connect to port {port}: {e}"))
 }
 
+/// Sets a parameter of a server.
+///
+/// # Panics
+/// When it is refused.
+pub async fn config_set(server: &mut MultiplexedConnection, name: &str, value: &str) {
+    let mut set = redis::cmd("CONFIG");
+    let told = set.arg(&["SET", name, value]).exec_async(server).await;
+    told.unwrap_or_else(|e| panic!("CONFIG SET {name} {value}: {e}"));
+}
+
 /// A connection to a port on loopback. Its answers may take as long as the longest deadline of a proxy.
 ///
 /// # Errors

@@ -7,8 +7,8 @@
 )]
 
 use redoubt_tests::{
-    DevCluster, Options, Raw, Tokens, assert_catches, connect, contains, eventually, info_field, served,
-    try_connect,
+    DevCluster, Options, Raw, Tokens, assert_catches, config_set, connect, contains, eventually, info_field,
+    served, try_connect,
 };
 use redoubt_types::Epoch;
 use std::time::{Duration, Instant};
@@ -25,9 +25,7 @@ const SCRIPT: &str = "redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', 
 async fn quickly_busy() -> DevCluster {
     let cluster = DevCluster::start(Options::default()).await;
     let mut master = connect(cluster.port("master-1")).await;
-    let mut set = redis::cmd("CONFIG");
-    set.arg(&["SET", "busy-reply-threshold", "20"]);
-    set.exec_async(&mut master).await.unwrap();
+    config_set(&mut master, "busy-reply-threshold", "20").await;
     cluster
 }
 

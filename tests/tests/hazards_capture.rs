@@ -8,7 +8,8 @@
 
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
-    DevCluster, Marker, Options, Raw, Tokens, assert_catches, connect, eventually, info_field, wait_equal,
+    DevCluster, Marker, Options, Raw, Tokens, assert_catches, config_set, connect, eventually, info_field,
+    wait_equal,
 };
 use redoubt_types::Epoch;
 use rustix::process::Signal;
@@ -19,16 +20,6 @@ const SOON: Duration = Duration::from_secs(10);
 async fn epoch(cluster: &DevCluster) -> Option<Epoch> {
     let described = cluster.journal().describe(SOON).await;
     described.expect("a quorum").writer.epoch
-}
-
-async fn config_set(server: &mut MultiplexedConnection, name: &str, value: &str) {
-    let told = redis::cmd("CONFIG")
-        .arg("SET")
-        .arg(name)
-        .arg(value)
-        .exec_async(server)
-        .await;
-    told.expect("CONFIG SET");
 }
 
 /// Kills the capture link while the proxy stands still, so that it can't be made again yet.

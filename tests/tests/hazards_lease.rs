@@ -7,8 +7,8 @@
 )]
 
 use redoubt_tests::{
-    DevCluster, Options, Raw, assert_catches, connect, eventually, take_over_and_write, try_connect,
-    wait_equal,
+    DevCluster, Options, Raw, assert_catches, config_set, connect, eventually, take_over_and_write,
+    try_connect, wait_equal,
 };
 use rustix::process::Signal;
 use std::time::Duration;
@@ -22,11 +22,7 @@ async fn h14_a_proxy_stopped_past_its_lease_releases_no_read() {
     // No byte moves the server's offset while the proxy is stopped: a read depends on nothing uncommitted, and
     // only the lease keeps it back.
     let mut master = connect(cluster.port("master-1")).await;
-    redis::cmd("CONFIG")
-        .arg(&["SET", "repl-ping-replica-period", "3600"])
-        .exec_async(&mut master)
-        .await
-        .unwrap();
+    config_set(&mut master, "repl-ping-replica-period", "3600").await;
     let mut reader = Raw::connect(port).await;
     reader.send(&[b"SET", b"k", b"old"]).await;
     reader.expect("+OK\r\n", DEADLINE).await;

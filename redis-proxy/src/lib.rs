@@ -4,7 +4,7 @@
 //! Modules in the order in which a write passes them: a client's command goes to the server ([`client`],
 //! [`upstream`]); its effects come back over the replication link ([`capture`]) and go to the journal
 //! ([`append`]); its reply waits for that ([`hold`]). How a server comes to be served at all is decided in
-//! [`takeover`], and what is served under is a [`session`].
+//! [`takeover`], and what is served under is a [`session`]. How much clients may pass on is the [`pressure`].
 
 pub mod client;
 pub mod upstream;
@@ -18,6 +18,8 @@ pub mod hold;
 pub mod takeover;
 
 pub mod session;
+
+pub mod pressure;
 
 pub mod config;
 

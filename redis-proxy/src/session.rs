@@ -5,12 +5,10 @@
 //! it is over.
 
 use crate::hold::Hold;
-use redoubt_env::planted;
-use redoubt_types::limits::PASSED_BYTES_MAX;
+use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,28 +53,30 @@ pub struct Session {
     pub upstream: String,
     /// What decides when a reply may leave.
     pub hold: Hold,
+    /// What decides whether requests may be passed on.
+    pub pressure: Pressure,
     ended: watch::Sender<Option<EndReason>>,
-    backpressure: watch::Sender<bool>,
-    /// Request bytes that were passed on since the last fence.
-    passed: AtomicU64,
-    /// Told at each fence.
-    fenced: Notify,
 }
 
 impl Session {
-    /// A session that has just begun.
-    pub fn new(epoch: Epoch, replid: ReplId, run_id: RunId, upstream: String, hold: Hold) -> Self {
-        let (ended, backpressure) = (watch::Sender::new(None), watch::Sender::new(false));
+    /// A session that has just begun. Clients are stopped at more than `uncommitted_max` bytes written and not
+    /// committed.
+    pub fn new(
+        epoch: Epoch,
+        replid: ReplId,
+        run_id: RunId,
+        upstream: String,
+        hold: Hold,
+        uncommitted_max: u64,
+    ) -> Self {
         Session {
             epoch,
             replid,
             run_id,
             upstream,
+            pressure: Pressure::new(uncommitted_max, hold.committed()),
             hold,
-            ended,
-            backpressure,
-            passed: AtomicU64::new(0),
-            fenced: Notify::new(),
+            ended: watch::Sender::new(None),
         }
     }
 
@@ -103,44 +103,5 @@ impl Session {
             Ok(reason) => reason.clone().unwrap_or(EndReason::Shutdown),
             Err(_) => EndReason::Shutdown,
         }
-    }
-
-    /// Stops or lets go on the reading from clients: too many bytes are captured and not committed, or
-    /// capture is cut (H12).
-    pub fn set_backpressure(&self, on: bool) {
-        self.backpressure
-            .send_if_modified(|b| std::mem::replace(b, on) != on);
-    }
-
-    /// `bytes` of requests were passed on to the server.
-    pub(crate) fn passed(&self, bytes: usize) {
-        self.passed.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Whether requests may be passed on before the next fence.
-    pub(crate) fn may_pass(&self) -> bool {
-        self.passed.load(Ordering::Relaxed) < PASSED_BYTES_MAX || planted::on("passed_without_bound")
-    }
-
-    /// A fence told how far the server has written.
-    pub(crate) fn fence_told(&self) {
-        self.passed.store(0, Ordering::Relaxed);
-        self.fenced.notify_waiters();
-    }
-
-    /// Asks for a fence, unless requests may be passed on already, and waits for it. Cancel-safe.
-    pub(crate) async fn wait_fence(&self) {
-        let fenced = self.fenced.notified();
-        // Only now that the next one can't be missed.
-        if self.may_pass() {
-            return;
-        }
-        self.hold.ask_for_fence();
-        fenced.await;
-    }
-
-    /// Whether clients are not to be read now; the receiver tells of changes.
-    pub fn backpressure(&self) -> watch::Receiver<bool> {
-        self.backpressure.subscribe()
     }
 }

@@ -251,9 +251,9 @@ async fn h12_the_master_is_never_told_that_more_is_held_than_is_committed() {
 #[tokio::test]
 async fn h12_clients_are_held_back_while_capture_is_down() {
     let mut station = Station::new().await;
-    assert!(!*station.session.backpressure().borrow());
+    assert!(!*station.session.pressure.watch().borrow());
     station.server.kill().await;
-    let mut pressure = station.session.backpressure();
+    let mut pressure = station.session.pressure.watch();
     station
         .env
         .timeout(SOON, pressure.wait_for(|on| *on))

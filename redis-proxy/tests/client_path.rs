@@ -4,7 +4,7 @@
 mod lab;
 
 use lab::{A_WHILE, Lab, Plan, SOON, session_on};
-use redoubt_proxy::session::EndReason;
+use redoubt_proxy::session::{EndReason, Session};
 use redoubt_types::Offset;
 use redoubt_types::limits::PASSED_BYTES_MAX;
 use std::time::Duration;
@@ -157,13 +157,19 @@ async fn a_client_that_waits_for_its_own_command_is_not_past_the_deadline() {
     client.expect("*-1\r\n").await;
 }
 
+/// Stops its clients, or lets them go.
+fn press(session: &Session, on: bool) {
+    let at = session.hold.committed();
+    session.pressure.capture(at, at, on);
+}
+
 #[tokio::test]
 async fn backpressure_stops_requests_but_not_replies() {
     let lab = Lab::new().await;
     let mut client = lab.client().await;
     client.send("SET k v\r\n").await;
     client.expect_silence().await;
-    lab.session.set_backpressure(true);
+    press(&lab.session, true);
     client.send("INCR n\r\n").await;
     lab.commit_ever();
     client.expect("+OK\r\n").await;
@@ -171,12 +177,12 @@ async fn backpressure_stops_requests_but_not_replies() {
     let mut direct = lab.direct().await;
     direct.send("EXISTS n\r\n").await;
     direct.expect(":0\r\n").await;
-    lab.session.set_backpressure(false);
+    press(&lab.session, false);
     client.expect(":1\r\n").await;
-    lab.session.set_backpressure(true);
+    press(&lab.session, true);
     client.send("INCR n\r\n").await;
     client.expect_silence().await;
-    lab.session.set_backpressure(false);
+    press(&lab.session, false);
     client.expect(":2\r\n").await;
 }
 
@@ -192,12 +198,12 @@ async fn a_request_that_waits_past_the_deadline_is_never_executed_and_who_says_n
         client.send("PING\r\n").await;
         client.expect("+PONG\r\n").await;
     }
-    lab.session.set_backpressure(true);
+    press(&lab.session, true);
     client.send("INCR n\r\n").await;
     client.expect_silence().await;
     client.expect_end().await;
     silent.expect_silence().await;
-    lab.session.set_backpressure(false);
+    press(&lab.session, false);
     lab.commit_ever();
     silent.send("EXISTS n\r\n").await;
     silent.expect(":0\r\n").await;
@@ -210,11 +216,11 @@ async fn requests_before_a_half_close_are_executed_although_they_had_to_wait() {
     let mut client = lab.client().await;
     client.send("PING\r\n").await;
     client.expect("+PONG\r\n").await;
-    lab.session.set_backpressure(true);
+    press(&lab.session, true);
     client.send("INCR n\r\n").await;
     client.conn.shutdown().await.unwrap();
     client.expect_silence().await;
-    lab.session.set_backpressure(false);
+    press(&lab.session, false);
     client.expect(":1\r\n").await;
     client.expect_end().await;
 }
@@ -278,12 +284,13 @@ async fn h09_another_process_at_the_address_ends_the_session() {
     let expected = session_on(&lab.env, &other, SOON).await;
     let hold = lab.session.hold.clone();
     // The session is bound to another process than the one that answers.
-    let wrong = redoubt_proxy::session::Session::new(
+    let wrong = Session::new(
         lab.session.epoch,
         lab.session.replid,
         expected.run_id,
         lab.server.addr.clone(),
         hold,
+        u64::MAX,
     );
     let wrong = std::sync::Arc::new(wrong);
     lab.serving.send_replace(Some(wrong.clone()));

@@ -6,7 +6,8 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Raw, Tokens, Watched, assert_catches, eventually};
+use redoubt_tests::{DevCluster, Options, Raw, Tokens, Watched, assert_catches, config_set, eventually};
+use redoubt_types::limits::{BACKLOG_BYTES, UNCOMMITTED_BYTES_MAX};
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
@@ -181,8 +182,13 @@ async fn an_outage_of_more_than_a_minute_under_load_loses_nothing_and_ends_by_it
 
 #[tokio::test]
 async fn clients_that_come_and_go_during_an_outage_do_not_overrun_the_capture() {
-    // Nothing is closed for its age: all that was ever sent is there when the quorum returns.
-    let args = vec![("proxy", "--release-deadline-ms=60000".to_owned())];
+    // Nothing is closed for its age: all that was ever sent is there when the quorum returns. The bound on what is
+    // uncommitted, and what the server keeps for capture, are an eighth of the defaults: a slow machine overruns those too.
+    let args = [
+        "--release-deadline-ms=60000".to_owned(),
+        format!("--uncommitted-bytes-max={}", UNCOMMITTED_BYTES_MAX / 8),
+    ];
+    let args = args.map(|arg| ("proxy", arg)).to_vec();
     let mut cluster = DevCluster::start(Options {
         args,
         ..never_restarts()
@@ -191,6 +197,12 @@ async fn clients_that_come_and_go_during_an_outage_do_not_overrun_the_capture() 
     let port = cluster.port("proxy-1");
     let tokens = Tokens::start(port, WRITERS, "overrun");
     tokens.progress(100, SOON).await;
+    let kept = (BACKLOG_BYTES / 8).to_string();
+    let mut master = redoubt_tests::connect(cluster.port("master-1")).await;
+    config_set(&mut master, "repl-backlog-size", &kept).await;
+    // Never less than the backlog, whatever is set.
+    let output = format!("replica {kept} {kept} 60");
+    config_set(&mut master, "client-output-buffer-limit", &output).await;
     let full_syncs = cluster.full_syncs();
     cluster.kill("journal-1");
     cluster.kill("journal-2");

@@ -60,7 +60,6 @@ pub struct DoubleBuffer {
     captured: Offset,
     captured_at: WallTime,
     committed: Offset,
-    backpressure: bool,
     /// Kept between calls for its allocation.
     group_ends: Vec<usize>,
 }
@@ -82,7 +81,6 @@ impl DoubleBuffer {
             captured: start,
             captured_at: WallTime::default(),
             committed: start,
-            backpressure: false,
             group_ends: Vec::new(),
         }
     }
@@ -218,21 +216,6 @@ impl DoubleBuffer {
         self.whole == 0 && self.committed >= self.cut_end
     }
 
-    /// Whether clients are to be held back: on past the bound, off below half of it. What the server has `written`
-    /// counts although it is not captured yet: after an outage that is what waits in its replica buffer, and clients
-    /// that came on top of it would have it overrun.
-    pub fn backpressure(&mut self, written: Offset) -> bool {
-        let end = if planted::on("capture_alone_presses") {
-            self.captured
-        } else {
-            self.captured.max(written)
-        };
-        let uncommitted = end.since(self.committed).unwrap_or(0);
-        self.backpressure |= uncommitted > self.bounds.uncommitted_max;
-        self.backpressure &= uncommitted >= self.bounds.uncommitted_max / 2;
-        self.backpressure
-    }
-
     /// Whether capture may read on: its own bound is twice the clients', since what they were allowed to
     /// send before the backpressure has effects that are still to come.
     pub fn may_read(&self) -> bool {
@@ -329,38 +312,17 @@ mod tests {
     }
 
     #[test]
-    fn backpressure_has_two_marks_and_a_hard_bound() {
+    fn reading_has_a_hard_bound() {
         let mut b = DoubleBuffer::new(Offset::ZERO, Db::default(), BOUNDS);
         let ping = command(&[b"PING"]);
         let mut pushed = 0;
         while b.may_read() {
-            assert_eq!(b.backpressure(Offset::ZERO), pushed > 1000);
             push(&mut b, &ping);
             pushed += ping.len() as u64;
         }
         assert!((2000..2000 + ping.len() as u64).contains(&pushed));
-        b.committed_to(Offset::new(pushed - 500));
-        assert!(
-            b.backpressure(Offset::ZERO) && b.may_read(),
-            "half is not below half"
-        );
-        b.committed_to(Offset::new(pushed - 499));
-        assert!(!b.backpressure(Offset::ZERO));
-    }
-
-    #[test]
-    fn what_the_server_has_written_presses_before_it_is_captured() {
-        let mut b = DoubleBuffer::new(Offset::ZERO, Db::default(), BOUNDS);
-        assert!(!b.backpressure(Offset::new(1000)));
-        assert!(b.backpressure(Offset::new(1001)) && b.may_read());
-        let ping = command(&[b"PING"]);
-        push(&mut b, &ping);
-        b.committed_to(Offset::new(ping.len() as u64));
-        assert!(
-            b.backpressure(Offset::new(1001)),
-            "what is captured is committed, what is written is not"
-        );
-        assert!(!b.backpressure(Offset::new(513)));
+        b.committed_to(Offset::new(pushed - 1999));
+        assert!(b.may_read());
     }
 
     #[test]

@@ -166,9 +166,9 @@ impl Capture {
             if let Err(reason) = done {
                 return reason;
             }
-            // While capture is down nothing may be written: it could not be told to be durable (H12).
             let down = matches!(self.source, Source::Cut(_)) && !planted::on("h12_forward_while_down");
-            session.set_backpressure(down || self.buffer.backpressure(session.hold.written()));
+            let (captured, committed) = (self.buffer.captured(), self.buffer.committed());
+            session.pressure.capture(captured, committed, down);
         }
     }
 

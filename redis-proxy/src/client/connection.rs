@@ -359,7 +359,7 @@ impl Connection {
         let passed = self
             .requests
             .pass(&mut self.input, &mut self.outbound, CLIENT_OUTBOUND_BYTES_MAX);
-        self.session.passed(self.outbound.len() - before.1);
+        self.session.pressure.passed(self.outbound.len() - before.1);
         self.replies.expect_markers(passed.markers);
         if passed.monitor && matches!(self.pace, Pace::Free) {
             self.pace = Pace::Ready;

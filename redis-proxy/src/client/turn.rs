@@ -1,9 +1,6 @@
 //! When a client's requests may be passed on.
 //!
-//! Not while backpressure is on: too much is written and not committed, or capture is cut. And not while much was
-//! passed on since the last fence: what the server has written is known only from there, and clients that are let go
-//! all at once, after an outage say, could write more than its replica buffer holds before anybody knew of it; capture
-//! would then be cut for good. Must not know a socket.
+//! When the session's [pressure](crate::pressure) allows it, by both of its bounds. Must not know a socket.
 
 use crate::session::Session;
 use std::future::{Future, pending};
@@ -25,7 +22,7 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(session: Arc<Session>) -> Self {
-        let backpressure = session.backpressure();
+        let backpressure = session.pressure.watch();
         Turn {
             session,
             changed: changed(backpressure.clone()),
@@ -44,11 +41,9 @@ impl Turn {
         if *self.backpressure.borrow() {
             return Poll::Pending;
         }
-        while !self.session.may_pass() {
+        while !self.session.pressure.may_pass() {
             let session = Arc::clone(&self.session);
-            let fence = self
-                .fence
-                .get_or_insert_with(|| Box::pin(async move { session.wait_fence().await }));
+            let fence = self.fence.get_or_insert_with(|| Box::pin(next_fence(session)));
             ready!(fence.as_mut().poll(cx));
             self.fence = None;
         }
@@ -63,4 +58,8 @@ fn changed(mut watched: watch::Receiver<bool>) -> Waiting {
             pending::<()>().await;
         }
     })
+}
+
+async fn next_fence(session: Arc<Session>) {
+    session.pressure.wait_fence(|| session.hold.ask_for_fence()).await;
 }

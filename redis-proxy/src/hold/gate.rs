@@ -199,11 +199,6 @@ impl Gate {
         self.committed
     }
 
-    /// The newest fence point.
-    pub fn last_point(&self) -> Offset {
-        self.last_point
-    }
-
     /// Releases from the front. A batch whose conditions hold waits for those before it, so that each
     /// client's order is kept; nothing is lost by that, since point and time of a later one are not lower.
     fn advance(&mut self) {

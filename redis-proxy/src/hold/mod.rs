@@ -140,11 +140,6 @@ impl Hold {
         self.lock().gate.committed_end()
     }
 
-    /// How far the server has written, as far as fences told.
-    pub fn written(&self) -> Offset {
-        self.lock().gate.last_point()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // The gate is valid between any two statements of its own, so a panicked holder left it usable.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)

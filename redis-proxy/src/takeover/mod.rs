@@ -190,7 +190,9 @@ impl Cell {
         let position = grant.position;
         let hold = Hold::new(position.tail, keeper.until(), self.env.clone());
         let upstream = self.config.upstream.clone();
-        let session = Arc::new(Session::new(grant.epoch, replid, run_id, upstream, hold));
+        let uncommitted_max = self.config.uncommitted_bytes_max;
+        let session = Session::new(grant.epoch, replid, run_id, upstream, hold, uncommitted_max);
+        let session = Arc::new(session);
         keeper.bind(&session);
         let start = AppendStart {
             epoch: grant.epoch,
@@ -201,7 +203,7 @@ impl Cell {
         let append = Append::new(self.client.appender(start), Arc::clone(&session), keeper);
         let bounds = Bounds {
             entry_max: ENTRY_PAYLOAD_BYTES_MAX,
-            uncommitted_max: self.config.uncommitted_bytes_max,
+            uncommitted_max,
         };
         let terms = CaptureTerms {
             listening_port: self.port,

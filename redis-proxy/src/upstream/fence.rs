@@ -93,7 +93,7 @@ impl Fencer<'_> {
             match self.ask().await {
                 Meaning::Point(offset) => {
                     let fenced = self.session.hold.fenced(batch, offset);
-                    self.session.fence_told();
+                    self.session.pressure.written(offset);
                     return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
                 }
                 Meaning::NotYet => failing_since = None,
@@ -182,6 +182,7 @@ mod tests {
             RunId::from_random([2; 20]),
             "127.0.0.1:1".to_owned(),
             hold,
+            u64::MAX,
         )
     }
 

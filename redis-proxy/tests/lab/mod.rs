@@ -14,6 +14,7 @@ use redoubt_proxy::hold::Hold;
 use redoubt_proxy::session::Session;
 use redoubt_proxy::upstream::{Control, fence};
 use redoubt_resp::info::{parse_replication, parse_server};
+use redoubt_types::limits::UNCOMMITTED_BYTES_MAX;
 use redoubt_types::{Epoch, Offset, ReplId, RunId};
 use std::path::Path;
 use std::process::Stdio;
@@ -265,6 +266,7 @@ pub(crate) async fn session_on(env: &Env, server: &Server, lease: Duration) -> A
         run_id,
         server.addr.clone(),
         hold,
+        UNCOMMITTED_BYTES_MAX,
     ))
 }
 

@@ -281,6 +281,7 @@ async fn session(env: &Env, client: &Client, target: &Target) -> (Arc<Session>, 
         target.run_id,
         target.upstream.clone(),
         hold,
+        UNCOMMITTED_BYTES_MAX,
     ));
     keeper.bind(&session);
     let start = AppendStart {

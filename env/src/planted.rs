@@ -83,10 +83,17 @@ pub fn assert_catches(test: &str, bug: &str) {
         Ok(exe) => exe,
         Err(e) => panic!("the test's own path is not known: {e}"),
     };
+    // Of the same module, unless it is named with one.
+    let thread = std::thread::current();
+    let module = thread.name().and_then(|name| name.rsplit_once("::"));
+    let test = match module {
+        Some((module, _)) if !test.contains("::") => format!("{module}::{test}"),
+        _ => test.to_owned(),
+    };
     let marker = format!("redoubt-reached-{}-{bug}", std::process::id()).replace('/', "_");
     let marker = std::env::temp_dir().join(marker);
     let output = std::process::Command::new(exe)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &test, "--nocapture", "--test-threads=1"])
         .env("REDOUBT_PLANTED_BUGS", bug)
         .env(REACHED, &marker)
         .output();

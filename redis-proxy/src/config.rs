@@ -59,6 +59,11 @@ pub struct Config {
     /// each takes one connection to the server, whose `maxclients` must leave a few more for fence and capture.
     #[arg(long, default_value_t = 9_900)]
     pub clients_max: usize,
+
+    /// Whether clients share a connection to the server as long as their commands allow it. Without it each has one of its
+    /// own, which costs the server more, and shows it each client as such.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub shared_upstream: bool,
 }
 
 fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {

@@ -5,6 +5,8 @@
 mod lab;
 mod station;
 
+const SHARED: bool = false;
+
 use bytes::BytesMut;
 use lab::{SOON, Server};
 use redoubt_env::Env;

@@ -140,6 +140,12 @@ impl RequestScanner {
         matches!(self.phase, Phase::Start | Phase::Holding) && self.pending.is_none()
     }
 
+    /// Whether the head that was just returned is that of a multibulk command whose bytes are all there: the next event
+    /// is its one [`RequestEvent::Body`].
+    pub fn holds_whole_multibulk(&self) -> bool {
+        matches!(&self.pending, Some((bytes, true)) if bytes.first() == Some(&b'*'))
+    }
+
     /// Takes the next event off the front of `input`; `None` when more bytes are needed. What it leaves in
     /// `input` must be there, unchanged, at the next call, with the connection's next bytes behind it.
     /// Commands without arguments (`*0`, `*-1`, empty lines) get no answer from a server and are swallowed.

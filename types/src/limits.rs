@@ -140,6 +140,14 @@ pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
 /// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
 /// for the next one: unpaced, that is a busy loop.
 pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
+/// Bytes of commands that clients who share a connection send at once, at which the rest of them waits for the next
+/// flight.
+pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;
+/// Flights whose fence is not answered at most. One more than one, so that the server has work while answers are handed
+/// out; each further one would make them smaller, and cost a fence more.
+pub const FLIGHTS_IN_THE_AIR_MAX: usize = 2;
+/// Clients that wait to be taken in at most.
+pub const ARRIVALS_MAX: usize = 128;
 /// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is
 /// only compared with what a fence told; a fence takes well below a millisecond, so that it slows nobody down.
 pub const PASSED_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -37,6 +37,16 @@ pub(super) enum Ended {
     Delivered,
     /// It is dropped as it is.
     Dropped(&'static str),
+    /// The client needs no connection of its own any more, and has had all its answers.
+    Loose,
+}
+
+/// A client that needs no connection of its own any more.
+pub(super) struct Loose {
+    /// Its connection.
+    pub(super) client: Box<dyn Conn>,
+    /// What it has sent that was not passed on: nothing, or part of a command.
+    pub(super) input: BytesMut,
 }
 
 /// What one direction did when it was tried.
@@ -118,7 +128,7 @@ impl Connection {
         env: Env,
         session: Arc<Session>,
         release_deadline: Duration,
-        client: Box<dyn Conn>,
+        (client, input): (Box<dyn Conn>, BytesMut),
         upstream: Box<dyn Conn>,
         requests: Requests,
         replies: Replies,
@@ -133,7 +143,7 @@ impl Connection {
             upstream,
             requests,
             replies,
-            input: BytesMut::new(),
+            input,
             outbound: BytesMut::new(),
             client_read: ReadSize(CLIENT_READ_BYTES_MIN),
             upstream_read: ReadSize(CLIENT_READ_BYTES_MIN),
@@ -147,7 +157,10 @@ impl Connection {
     }
 
     /// Serves until the connection ends, and ends it.
-    pub(super) async fn run(mut self) -> Ended {
+    ///
+    /// # Errors
+    /// How it ended. What is returned else goes on being served.
+    pub(super) async fn run(mut self) -> Result<Loose, Ended> {
         let session = Arc::clone(&self.session);
         let mut over = pin!(session.wait_end());
         let ended = poll_fn(|cx| {
@@ -157,11 +170,20 @@ impl Connection {
             self.poll(cx)
         })
         .await;
-        if ended == Ended::Delivered {
-            drop(self.upstream);
-            linger(&self.env, self.client).await;
+        match ended {
+            Ended::Loose => {
+                return Ok(Loose {
+                    client: self.client,
+                    input: self.input,
+                });
+            }
+            Ended::Delivered => {
+                drop(self.upstream);
+                linger(&self.env, self.client).await;
+            }
+            Ended::Dropped(_) => {}
         }
-        ended
+        Err(ended)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -182,6 +204,9 @@ impl Connection {
                 }
             }
             if !progress {
+                if self.is_loose() {
+                    return Poll::Ready(Ended::Loose);
+                }
                 break;
             }
             if round == CLIENT_ROUNDS_MAX {
@@ -191,6 +216,14 @@ impl Connection {
         }
         ready!(self.poll_deadline(cx));
         Poll::Ready(Ended::Dropped("it waited past the deadline"))
+    }
+
+    /// Whether the client needs this connection no more, and nothing is under way on it.
+    fn is_loose(&self) -> bool {
+        let quiet = self.client_read_side == ClientRead::Requests
+            && self.outbound.is_empty()
+            && self.replies.is_empty();
+        quiet && self.requests.owes_before_leaving() == Some(self.replies.answers())
     }
 
     /// Writes what is released.
@@ -352,7 +385,7 @@ impl Connection {
         if self.client_read_side == ClientRead::EndOnly {
             self.input.clear();
         }
-        if self.input.is_empty() {
+        if self.input.is_empty() && !self.requests.has_pending() {
             return false;
         }
         let before = (self.input.len(), self.outbound.len());
@@ -402,7 +435,7 @@ impl Connection {
 
 /// Ends a connection so that the client sees everything that was delivered: behind the end of stream, what it
 /// still sends is read and dropped for a moment, since closing with unread bytes would reset the connection.
-async fn linger(env: &Env, mut client: Box<dyn Conn>) {
+pub(super) async fn linger(env: &Env, mut client: Box<dyn Conn>) {
     let drained = async {
         client.shutdown().await?;
         let mut scrap = [0; 4096];

@@ -1,35 +1,44 @@
-//! Clients: RESP connections in, one proven server connection behind each.
+//! Clients: RESP connections in, proven server connections behind them.
 //!
 //! Decides who is served: whoever comes while a session lasts, up to a number; whoever comes between two
 //! sessions waits, unread, up to the release deadline. Promises that nothing is written to a client that the
 //! session's hold has not released, but the refusal of the connection itself. Must not know the journal.
 //!
-//! In data-path order: `turn` says when a client is read, [`inspect`] judges commands, [`requests`] passes them on,
-//! [`replies`] holds what comes back, and `connection` moves the bytes.
+//! Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
+//! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands,
+//! [`requests`] passes them on, [`replies`] holds what comes back, and `connection` moves the bytes.
 
 mod connection;
 pub mod inspect;
 pub mod replies;
 pub mod requests;
+pub mod shared;
+mod ties;
 mod turn;
 
 use crate::config::Config;
 use crate::session::Session;
 use crate::upstream::{ProveError, Proven, prove};
+use bytes::BytesMut;
 use connection::{Connection, Ended};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use inspect::OwnConnection;
 use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
+use redoubt_resp::request::{RequestHead, RequestScanner};
 use redoubt_types::BootTime;
-use redoubt_types::limits::{ACCEPT_PAUSE, CLIENT_LINGER, UPSTREAM_RETRY_PAUSE};
+use redoubt_types::limits::{
+    ACCEPT_PAUSE, ARRIVALS_MAX, CLIENT_LINGER, PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE,
+};
 use replies::Replies;
 use requests::Requests;
+use shared::plain::Plain;
+use shared::{Names, Worker};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// What is said to a client beyond the number allowed: Redis' own words.
 const TOO_MANY: &str = "ERR max number of clients reached";
@@ -41,6 +50,10 @@ pub struct Options {
     pub release_deadline: Duration,
     /// Connections at most.
     pub clients_max: usize,
+    /// Whether clients share a connection to the server as long as their commands allow it.
+    pub shared: bool,
+    /// How long the server may answer with what is no fence before the session ends.
+    pub fence_failing_max: Duration,
 }
 
 impl From<&Config> for Options {
@@ -48,17 +61,59 @@ impl From<&Config> for Options {
         Options {
             release_deadline: config.release_deadline(),
             clients_max: config.clients_max,
+            shared: config.shared_upstream,
+            fence_failing_max: config.release_deadline(),
         }
     }
 }
 
 /// What all connections share.
-struct Shared {
+struct Common {
     serving: watch::Receiver<Option<Arc<Session>>>,
     options: Options,
     /// Begins every marker's name; random per process, so that no client can guess it.
     marker_prefix: Arc<str>,
+    /// The way to the present session's worker.
+    door: watch::Sender<Option<mpsc::Sender<Arrival>>>,
     env: Env,
+}
+
+/// A client's count among all clients.
+type Permit = OwnedSemaphorePermit;
+
+/// A client that comes in, or back.
+struct Arrival {
+    conn: Box<dyn Conn>,
+    /// Where it connected from.
+    peer: String,
+    /// What was read of it and not passed on.
+    input: BytesMut,
+    names: Names,
+    permit: Permit,
+}
+
+impl Arrival {
+    fn new(conn: Box<dyn Conn>, peer: String, permit: Permit) -> Self {
+        Arrival {
+            conn,
+            peer,
+            input: BytesMut::new(),
+            names: Names::default(),
+            permit,
+        }
+    }
+}
+
+/// A client on its way to a connection of its own.
+struct Moving {
+    arrival: Arrival,
+    /// Has the bytes of `first`.
+    scanner: RequestScanner,
+    /// The command that needs the connection.
+    first: RequestHead,
+    plain: Arc<Plain>,
+    /// A connection, if one was at hand.
+    spare: Option<Proven>,
 }
 
 /// Accepts clients and serves each under the session that `serving` shows, as long as the future is polled;
@@ -71,12 +126,17 @@ pub async fn serve(
 ) {
     let nonce = u128::from_le_bytes(env.random_bytes());
     let marker_prefix = format!("REDOUBT-REFUSED-{nonce:032x}-").into();
-    let shared = Arc::new(Shared {
+    let common = Arc::new(Common {
         serving,
         options,
         marker_prefix,
+        door: watch::Sender::new(None),
         env: env.clone(),
     });
+    let _keeper = options
+        .shared
+        .then(|| env.spawn(keep_worker(Arc::clone(&common))));
+    let permits = Arc::new(Semaphore::new(options.clients_max));
     let mut clients: FuturesUnordered<Task<()>> = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -84,10 +144,13 @@ pub async fn serve(
             biased;
             Some(_) = clients.next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((conn, peer)) if clients.len() < options.clients_max => {
-                    clients.push(env.spawn(serve_one(Arc::clone(&shared), conn, peer)));
+                Ok((conn, peer)) => match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        let arrival = Arrival::new(conn, peer, permit);
+                        clients.push(env.spawn(serve_one(Arc::clone(&common), arrival)));
+                    }
+                    Err(_) => turn_away(&env, conn, TOO_MANY).await,
                 }
-                Ok((conn, _)) => turn_away(&env, conn, TOO_MANY).await,
                 Err(error) => {
                     tracing::warn!(%error, "no client connection can be accepted");
                     env.sleep(ACCEPT_PAUSE).await;
@@ -97,20 +160,175 @@ pub async fn serve(
     }
 }
 
-async fn serve_one(shared: Arc<Shared>, client: Box<dyn Conn>, peer: String) {
-    let deadline = shared.env.now().plus(shared.options.release_deadline);
-    match begin(&shared, deadline).await {
-        Begun::Served(session, proven) => match connect(&shared, session, proven, client) {
-            Ok(connection) => {
-                let ended = connection.run().await;
-                if let Ended::Dropped(why) = ended {
-                    tracing::debug!(peer, why, "client connection dropped");
+/// Keeps a worker for each session, to which clients come through `common.door`.
+async fn keep_worker(common: Arc<Common>) {
+    let mut serving = common.serving.clone();
+    loop {
+        let Some(session) = session_of(&mut serving).await else {
+            return;
+        };
+        let (door, arrivals) = mpsc::channel(ARRIVALS_MAX);
+        common.door.send_replace(Some(door));
+        Worker::new(Arc::clone(&common), session, arrivals).run().await;
+        common.door.send_replace(None);
+    }
+}
+
+/// Waits for a session that is not over.
+async fn session_of(serving: &mut watch::Receiver<Option<Arc<Session>>>) -> Option<Arc<Session>> {
+    let current = serving
+        .wait_for(|s| s.as_ref().is_some_and(|s| s.ended().is_none()))
+        .await;
+    current.ok().and_then(|s| s.clone())
+}
+
+async fn serve_one(common: Arc<Common>, arrival: Arrival) {
+    let deadline = common.env.now().plus(common.options.release_deadline);
+    if common.options.shared {
+        let left = deadline.since(common.env.now());
+        let peer = arrival.peer.clone();
+        if common.env.timeout(left, show_in(&common, arrival)).await.is_err() {
+            tracing::debug!(peer, "nothing was served up to the deadline");
+        }
+        return;
+    }
+    match begin(&common, deadline).await {
+        Begun::Served(session, proven) => {
+            let own = own_of(&proven);
+            let requests = Requests::new(own, Arc::clone(&common.marker_prefix));
+            // Nobody comes back who can't have come from there.
+            serve_proven(&common, session, proven, arrival, requests).await;
+        }
+        Begun::Refused(error) => turn_away(&common.env, arrival.conn, &error).await,
+        Begun::NotServing => tracing::debug!(arrival.peer, "nothing was served up to the deadline"),
+    }
+}
+
+/// Hands a client to the worker, of this session or a later one: nothing of it has been read.
+async fn show_in(common: &Common, mut arrival: Arrival) {
+    let mut door = common.door.subscribe();
+    loop {
+        let current = match door.wait_for(Option::is_some).await {
+            Ok(current) => current.clone(),
+            Err(_) => return,
+        };
+        match current {
+            Some(worker) => match worker.send(arrival).await {
+                Ok(()) => return,
+                Err(back) => {
+                    arrival = back.0;
+                    // That worker is gone; its successor, or that there is none, is told.
+                    if door.changed().await.is_err() {
+                        return;
+                    }
                 }
-            }
-            Err(error) => tracing::debug!(peer, %error, "no connection to the server"),
+            },
+            None => {}
+        }
+    }
+}
+
+/// Serves a client over a connection of its own that comes from a shared one. Returned is one that goes back.
+async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -> Option<Arrival> {
+    let deadline = common.options.release_deadline;
+    let proven = match moving.spare {
+        Some(proven) => Ok(proven),
+        None => match common
+            .env
+            .timeout(deadline, prove_within(&common, &session))
+            .await
+        {
+            Ok(proven) => proven,
+            Err(_) => Err(None),
         },
-        Begun::Refused(error) => turn_away(&shared.env, client, &error).await,
-        Begun::NotServing => tracing::debug!(peer, "nothing was served up to the deadline"),
+    };
+    let arrival = moving.arrival;
+    let mut proven = match proven {
+        Ok(proven) => proven,
+        Err(Some(error)) => {
+            turn_away(&common.env, arrival.conn, &error).await;
+            return None;
+        }
+        Err(None) => {
+            tracing::debug!(arrival.peer, "no connection to the server up to the deadline");
+            return None;
+        }
+    };
+    let names = arrival.names.commands();
+    if !names.is_empty() {
+        let names: Vec<&[&[u8]]> = names.iter().map(Vec::as_slice).collect();
+        // What the server says of a name decides nothing.
+        if let Err(error) = proven.control.call_all(&names, PROVE_DEADLINE).await {
+            tracing::debug!(arrival.peer, %error, "the server was not told the client's name");
+            return None;
+        }
+    }
+    let own = own_of(&proven);
+    let prefix = Arc::clone(&common.marker_prefix);
+    let requests = Requests::moved(own, prefix, moving.scanner, moving.first, moving.plain);
+    serve_proven(&common, session, proven, arrival, requests).await
+}
+
+/// Proves a connection to this session's server, however often that fails.
+///
+/// # Errors
+/// The server's own error when it takes no connection, `None` when the session is over.
+async fn prove_within(common: &Common, session: &Session) -> Result<Proven, Option<String>> {
+    loop {
+        match prove(session, &common.env).await {
+            Ok(proven) => return Ok(proven),
+            Err(ProveError::Refused(error)) => return Err(Some(error)),
+            Err(ProveError::Changed(_)) => return Err(None),
+            Err(ProveError::Unavailable(error)) => {
+                tracing::debug!(%error, "connection for a client");
+                common.env.sleep(UPSTREAM_RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn own_of(proven: &Proven) -> OwnConnection {
+    OwnConnection {
+        id: proven.id,
+        addr: proven.addr.clone(),
+    }
+}
+
+/// Serves a client over a proven connection. Returned is one that needs it no more.
+async fn serve_proven(
+    common: &Common,
+    session: Arc<Session>,
+    proven: Proven,
+    arrival: Arrival,
+    requests: Requests,
+) -> Option<Arrival> {
+    let Arrival {
+        conn,
+        peer,
+        input,
+        names,
+        permit,
+    } = arrival;
+    let connection = match connect(common, session, proven, (conn, input), requests) {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::debug!(peer, %error, "no connection to the server");
+            return None;
+        }
+    };
+    match connection.run().await {
+        Ok(loose) => Some(Arrival {
+            conn: loose.client,
+            peer,
+            input: loose.input,
+            names,
+            permit,
+        }),
+        Err(Ended::Dropped(why)) => {
+            tracing::debug!(peer, why, "client connection dropped");
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -123,28 +341,25 @@ enum Begun {
 
 /// Waits for a session and proves a connection to its server. Nothing of the client has been read, so a
 /// session that ends meanwhile costs it nothing: it waits for the next one.
-async fn begin(shared: &Shared, deadline: BootTime) -> Begun {
-    let mut serving = shared.serving.clone();
+async fn begin(common: &Common, deadline: BootTime) -> Begun {
+    let mut serving = common.serving.clone();
     let attempts = async {
         loop {
-            let current = serving
-                .wait_for(|s| s.as_ref().is_some_and(|s| s.ended().is_none()))
-                .await;
-            let Some(session) = current.ok().and_then(|s| s.clone()) else {
+            let Some(session) = session_of(&mut serving).await else {
                 return Begun::NotServing;
             };
-            match prove(&session, &shared.env).await {
+            match prove(&session, &common.env).await {
                 Ok(proven) => return Begun::Served(session, proven),
                 Err(ProveError::Refused(error)) => return Begun::Refused(error),
                 Err(error) => {
                     tracing::debug!(%error, "connection for a client");
-                    shared.env.sleep(UPSTREAM_RETRY_PAUSE).await;
+                    common.env.sleep(UPSTREAM_RETRY_PAUSE).await;
                 }
             }
         }
     };
-    let left = deadline.since(shared.env.now());
-    shared
+    let left = deadline.since(common.env.now());
+    common
         .env
         .timeout(left, attempts)
         .await
@@ -152,27 +367,23 @@ async fn begin(shared: &Shared, deadline: BootTime) -> Begun {
 }
 
 fn connect(
-    shared: &Shared,
+    common: &Common,
     session: Arc<Session>,
     proven: Proven,
-    client: Box<dyn Conn>,
+    (client, input): (Box<dyn Conn>, BytesMut),
+    requests: Requests,
 ) -> io::Result<Connection> {
-    let own = OwnConnection {
-        id: proven.id,
-        addr: proven.addr.clone(),
-    };
     let (upstream, early) = proven.into_conn()?;
     if !early.is_empty() {
         return Err(io::Error::other("the server sent more than it was asked for"));
     }
-    let requests = Requests::new(own, Arc::clone(&shared.marker_prefix));
-    let replies = Replies::new(session.hold.waiter(), &shared.marker_prefix);
-    let deadline = shared.options.release_deadline;
+    let replies = Replies::new(session.hold.waiter(), &common.marker_prefix);
+    let deadline = common.options.release_deadline;
     Ok(Connection::new(
-        shared.env.clone(),
+        common.env.clone(),
         session,
         deadline,
-        client,
+        (client, input),
         upstream,
         requests,
         replies,

@@ -7,7 +7,7 @@
 use super::inspect::RefusalCode;
 use crate::hold::{Ticket, Waiter};
 use bytes::{Buf, Bytes, BytesMut};
-use redoubt_resp::reply::{ReplyError, ReplyRewriter};
+use redoubt_resp::reply::{FrameEnd, ReplyError, ReplyRewriter};
 use redoubt_types::BootTime;
 use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX};
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ pub struct Replies {
     /// What waits behind them, oldest first.
     held: VecDeque<Piece>,
     waiter: Waiter,
+    /// Whole answers that were received, pushes apart.
+    answers: u64,
 }
 
 impl Replies {
@@ -45,7 +47,13 @@ impl Replies {
             released: 0,
             held: VecDeque::new(),
             waiter,
+            answers: 0,
         }
+    }
+
+    /// Whole answers that were received, pushes apart.
+    pub fn answers(&self) -> u64 {
+        self.answers
     }
 
     /// The hold, to be woken by it.
@@ -75,8 +83,10 @@ impl Replies {
     /// When they can't be a server's answers. Nothing of them is ever released then.
     pub fn received(&mut self, n: usize, now: BootTime) -> Result<(), ReplyError> {
         let start = self.bytes.len() - n;
+        let answers = &mut self.answers;
+        let count = |frame: FrameEnd| *answers += u64::from(!frame.is_push());
         if self.markers == 0 && !self.rewriter.is_holding() {
-            self.rewriter.pass(&self.bytes[start..], |_| {})?;
+            self.rewriter.pass(&self.bytes[start..], count)?;
         } else {
             let raw = self.bytes.split_off(start);
             let markers = &mut self.markers;
@@ -89,7 +99,7 @@ impl Replies {
                 *markers = markers.saturating_sub(1);
                 Some(Bytes::from(format!("-{}", code.text())))
             };
-            self.rewriter.rewrite(&raw, &mut self.bytes, refusal, |_| {})?;
+            self.rewriter.rewrite(&raw, &mut self.bytes, refusal, count)?;
         }
         self.hold(self.bytes.len() - start, now);
         Ok(())

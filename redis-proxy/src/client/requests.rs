@@ -7,8 +7,10 @@
 //! Must not know a socket.
 
 use super::inspect::{OwnConnection, RefusalCode, Verdict, inspect, names_set_repl};
+use super::shared::plain::{Fit, Plain};
+use super::ties::Ties;
 use bytes::{BufMut, BytesMut};
-use redoubt_resp::request::{RequestError, RequestEvent, RequestScanner};
+use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
 use redoubt_resp::stream::encode_command;
 use redoubt_types::limits::LINE_BYTES_MAX;
 use std::sync::Arc;
@@ -56,6 +58,13 @@ pub struct Requests {
     /// Whether a part of the command in progress has been given to the server.
     midway: bool,
     failed: bool,
+    /// The command with which the client came here from a shared connection.
+    first: Option<RequestHead>,
+    /// What the server says of its commands, if the client may go back there.
+    plain: Option<Arc<Plain>>,
+    ties: Ties,
+    /// Commands that the server has got, or a part of.
+    commands: u64,
 }
 
 impl Requests {
@@ -70,7 +79,39 @@ impl Requests {
             body_due: false,
             midway: false,
             failed: false,
+            first: None,
+            plain: None,
+            ties: Ties::default(),
+            commands: 0,
         }
+    }
+
+    /// The request path of a client that comes from a shared connection with the command `first`, whose bytes are still
+    /// in `scanner`, and may go back there.
+    pub(super) fn moved(
+        own: OwnConnection,
+        marker_prefix: Arc<str>,
+        scanner: RequestScanner,
+        first: RequestHead,
+        plain: Arc<Plain>,
+    ) -> Self {
+        Requests {
+            scanner,
+            first: Some(first),
+            plain: Some(plain),
+            ..Requests::new(own, marker_prefix)
+        }
+    }
+
+    /// Whether there is something to pass on although nothing was read yet.
+    pub(super) fn has_pending(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// How many answers the client is owed in all, if it could go back to a shared connection once it has had them.
+    pub(super) fn owes_before_leaving(&self) -> Option<u64> {
+        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed;
+        (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
     /// Takes from `input` what can be decided and puts what the server gets behind what is in `output`. Stops
@@ -80,9 +121,17 @@ impl Requests {
         let mut passed = Passed::default();
         // The first bytes of a command come with its head and wait in the scanner: they are always taken.
         while !self.failed && (self.body_due || output.len() < output_bytes_max) {
-            match self.scanner.next(input) {
+            let event = match self.first.take() {
+                Some(first) => Ok(Some(RequestEvent::Head(first))),
+                None => self.scanner.next(input),
+            };
+            match event {
                 Ok(Some(RequestEvent::Head(head))) => {
                     self.body_due = true;
+                    self.commands += 1;
+                    if let Some(plain) = &self.plain {
+                        self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
+                    }
                     self.route = match inspect(&head, &self.own) {
                         Verdict::Forward => Route::Forward,
                         Verdict::ForwardMonitor => {

@@ -18,6 +18,7 @@
 //! is still open; the batch is sealed with fence point 100; committed reaches 100; the INCR's reply leaves
 //! while its effects are in no journal.
 
+use super::Horizon;
 use redoubt_env::planted;
 use redoubt_types::limits::HOLD_BATCHES_MAX;
 use redoubt_types::{BootTime, Offset};
@@ -72,10 +73,7 @@ pub struct Gate {
     sealed: Option<BatchId>,
     fenced: VecDeque<Fenced>,
     last_point: Offset,
-    committed: Offset,
-    /// Every moment of this epoch before this one was this writer's alone, or a round that began here
-    /// succeeded: what was fenced *before* it is of the present.
-    sole_until: BootTime,
+    horizon: Horizon,
     released_end: BatchId,
 }
 
@@ -89,8 +87,7 @@ impl Gate {
             sealed: None,
             fenced: VecDeque::new(),
             last_point: Offset::ZERO,
-            committed,
-            sole_until: lease_until,
+            horizon: Horizon::new(committed, lease_until),
             released_end: BatchId(0),
         }
     }
@@ -157,7 +154,7 @@ impl Gate {
 
     /// The journal has committed everything before `end`.
     pub fn committed(&mut self, end: Offset) {
-        self.committed = self.committed.max(end);
+        self.horizon.commit(end);
         self.advance();
     }
 
@@ -167,7 +164,7 @@ impl Gate {
     /// renewal would have failed had another writer come between. So a batch whose fence was received before
     /// `until` has such a moment, whether this is learnt before the fence or after it.
     pub fn lease(&mut self, until: BootTime) {
-        self.sole_until = self.sole_until.max(until);
+        self.horizon.extend(until);
         self.advance();
     }
 
@@ -185,7 +182,7 @@ impl Gate {
                 .map_or(began, |f| f.at.plus(std::time::Duration::from_nanos(1)));
             began = began.max(last);
         }
-        self.sole_until = self.sole_until.max(began);
+        self.horizon.extend(began);
         self.advance();
     }
 
@@ -196,18 +193,19 @@ impl Gate {
 
     /// What the journal has committed, as far as the gate was told.
     pub fn committed_end(&self) -> Offset {
-        self.committed
+        self.horizon.committed()
+    }
+
+    /// What fence points are compared with.
+    pub fn horizon(&self) -> Horizon {
+        self.horizon
     }
 
     /// Releases from the front. A batch whose conditions hold waits for those before it, so that each
     /// client's order is kept; nothing is lost by that, since point and time of a later one are not lower.
     fn advance(&mut self) {
         while let Some(f) = self.fenced.front() {
-            let durable = f.point <= self.committed;
-            // H14: only a moment *after* the fence counts. The lease having been valid when the reply was
-            // read, or when this writer last wrote, proves nothing about a process that was stopped since.
-            let present = f.at < self.sole_until || planted::on("h14_release_without_lease");
-            if !(durable && present) {
+            if !self.horizon.admits(f.point, f.at) {
                 return;
             }
             self.released_end = f.batch.next();

@@ -9,8 +9,10 @@
 //! lease lasts ([`Hold::on_appended`], [`Hold::on_renewed`]).
 
 mod gate;
+mod horizon;
 
 pub use gate::{BatchId, FenceWentBack, Gate};
+pub use horizon::Horizon;
 
 use futures_util::task::AtomicWaker;
 use redoubt_env::{Env, planted};
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// One session's hold, cheap to clone.
 #[derive(Clone)]
@@ -37,6 +39,8 @@ struct Shared {
     released_end: AtomicU64,
     /// Told when the open batch gets its first reply.
     joined: Notify,
+    /// Copy of the gate's horizon, for whoever keeps batches of its own.
+    horizon: watch::Sender<Horizon>,
 }
 
 struct State {
@@ -63,6 +67,7 @@ impl Hold {
                 state: Mutex::new(state),
                 released_end: AtomicU64::new(0),
                 joined: Notify::new(),
+                horizon: watch::Sender::new(Horizon::new(committed, lease_until)),
             }),
         }
     }
@@ -140,6 +145,11 @@ impl Hold {
         self.lock().gate.committed_end()
     }
 
+    /// What fence points are compared with, for whoever keeps batches of its own; the receiver tells of changes.
+    pub fn horizon(&self) -> watch::Receiver<Horizon> {
+        self.shared.horizon.subscribe()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The gate is valid between any two statements of its own, so a panicked holder left it usable.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -156,6 +166,10 @@ impl Hold {
         }
         // Before the wakers, and under the lock so that two changes can't store in the wrong order.
         self.shared.released_end.store(end.get(), Ordering::Release);
+        let horizon = state.gate.horizon();
+        self.shared
+            .horizon
+            .send_if_modified(|told| std::mem::replace(told, horizon) != horizon);
         drop(state);
         for waker in released.iter().flat_map(|(_, wakers)| wakers) {
             waker.wake();

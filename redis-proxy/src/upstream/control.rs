@@ -5,7 +5,10 @@ use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_resp::reply::{ReplyScanner, Value, parse_frame};
 use redoubt_resp::stream::encode_command;
+use std::future::Future;
 use std::io;
+use std::pin::pin;
+use std::task::Context;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -89,6 +92,12 @@ impl Control {
             ));
         }
         Ok((self.conn, self.input))
+    }
+
+    /// Whether the connection is still there, and silent as it should be when nothing was asked. `cx` is woken when that
+    /// changes.
+    pub fn poll_is_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        pin!(self.conn.read_buf(&mut self.input)).poll(cx).is_pending()
     }
 
     async fn exchange(&mut self, commands: &[&[&[u8]]]) -> io::Result<Vec<Value>> {

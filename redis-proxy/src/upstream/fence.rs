@@ -16,15 +16,15 @@ use crate::session::{EndReason, Session};
 use redoubt_env::{Env, planted};
 use redoubt_resp::info::{FenceAnswer, fence_of};
 use redoubt_resp::reply::Value;
-use redoubt_types::Offset;
 use redoubt_types::limits::{FENCE_ANSWER_MAX, UPSTREAM_RETRY_PAUSE};
+use redoubt_types::{BootTime, Offset};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What an answer means for the batch that waits for it.
 #[derive(Debug, PartialEq, Eq)]
-enum Meaning {
+pub(crate) enum Meaning {
     /// The fence point.
     Point(Offset),
     /// Not yet, as long as it takes: it is busy, or not reached, of which capture decides for how long.
@@ -33,6 +33,48 @@ enum Meaning {
     Failed(String),
     /// The server is not the session's any more.
     Changed(String),
+}
+
+/// How long a server may answer with what is no fence.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    failing_max: Duration,
+    failing_since: Option<BootTime>,
+}
+
+impl Patience {
+    pub(crate) fn new(failing_max: Duration) -> Self {
+        Patience {
+            failing_max,
+            failing_since: None,
+        }
+    }
+
+    /// The fence point that an answer gives, `None` for one that is not there yet.
+    ///
+    /// # Errors
+    /// When the session can't go on.
+    pub(crate) fn point(&mut self, meaning: Meaning, now: BootTime) -> Result<Option<Offset>, EndReason> {
+        let why = match meaning {
+            Meaning::Failed(why) => why,
+            Meaning::Changed(why) => return Err(EndReason::ServerChanged(why)),
+            Meaning::Point(offset) => {
+                self.failing_since = None;
+                return Ok(Some(offset));
+            }
+            Meaning::NotYet => {
+                self.failing_since = None;
+                return Ok(None);
+            }
+        };
+        let failing = now.since(*self.failing_since.get_or_insert(now));
+        tracing::debug!(why, ?failing, "no fence");
+        if failing > self.failing_max {
+            let why = format!("it gave no fence for {failing:?}: {why}");
+            return Err(EndReason::ServerChanged(why));
+        }
+        Ok(None)
+    }
 }
 
 /// Asks for fences as long as the session lasts. Ends it when the server's role, replid or process is not the
@@ -85,29 +127,16 @@ impl Fencer<'_> {
 
     /// Gives one sealed batch its fence point, however many attempts that takes.
     async fn fence(&mut self, batch: BatchId) -> Result<(), EndReason> {
-        let mut failing_since = None;
+        let mut patience = Patience::new(self.failing_max);
         loop {
             while planted::held("pause_before_fence") {
                 self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
             }
-            match self.ask().await {
-                Meaning::Point(offset) => {
-                    let fenced = self.session.hold.fenced(batch, offset);
-                    self.session.pressure.written(offset);
-                    return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
-                }
-                Meaning::NotYet => failing_since = None,
-                Meaning::Failed(why) => {
-                    let now = self.env.now();
-                    let failing = now.since(*failing_since.get_or_insert(now));
-                    tracing::debug!(why, ?failing, "no fence");
-                    if failing > self.failing_max {
-                        return Err(EndReason::ServerChanged(format!(
-                            "it gave no fence for {failing:?}: {why}"
-                        )));
-                    }
-                }
-                Meaning::Changed(why) => return Err(EndReason::ServerChanged(why)),
+            let meaning = self.ask().await;
+            if let Some(offset) = patience.point(meaning, self.env.now())? {
+                let fenced = self.session.hold.fenced(batch, offset);
+                self.session.pressure.written(offset);
+                return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
             }
             self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
         }
@@ -139,7 +168,8 @@ fn not_reached(error: &io::Error) -> Meaning {
     Meaning::NotYet
 }
 
-fn meaning_of(session: &Session, answer: &Value) -> Meaning {
+/// What an answer to `INFO replication` means for the session.
+pub(crate) fn meaning_of(session: &Session, answer: &Value) -> Meaning {
     match fence_of(answer) {
         FenceAnswer::Master { replid, offset } => {
             // H9: an offset of another history compares with nothing. Told REPLICAOF and NO ONE from outside,

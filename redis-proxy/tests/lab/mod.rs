@@ -180,6 +180,8 @@ impl Lab {
         let options = Options {
             release_deadline: plan.release_deadline,
             clients_max: plan.clients_max,
+            shared: crate::SHARED,
+            fence_failing_max: plan.fence_failing_max,
         };
         let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone()))];
         let mut lab = Lab {
@@ -286,7 +288,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Sends bytes as they are; but where clients share a connection, inline commands as arrays, since no inline command
+    /// may take it.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut bytes = bytes.as_ref().to_vec();
+        let inline = bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.ends_with(b"\r\n");
+        if crate::SHARED && inline && !bytes.contains(&b'$') {
+            bytes = as_arrays(&bytes);
+        }
+        self.send_as_it_is(bytes).await;
+    }
+
+    pub(crate) async fn send_as_it_is(&mut self, bytes: impl AsRef<[u8]>) {
         self.env
             .timeout(SOON, self.conn.write_all(bytes.as_ref()))
             .await
@@ -344,4 +357,14 @@ impl Client {
             .expect("the connection must end");
         all
     }
+}
+
+/// Inline commands as clients' libraries send them.
+fn as_arrays(lines: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    for line in std::str::from_utf8(lines).unwrap().lines() {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        redoubt_resp::stream::encode_command(&args, &mut out);
+    }
+    out.to_vec()
 }

@@ -1,11 +1,7 @@
 //! The hold under load, against the server's own replication stream: whatever a client was told, everything
 //! that it depends on was committed before.
-#![expect(clippy::unwrap_used, reason = "helpers of a test: a failure is the test's")]
 
-#[allow(dead_code, reason = "not all helpers are needed here")]
-mod lab;
-
-use lab::{Client, Lab, SOON};
+use crate::lab::{Client, Lab, SOON};
 use redoubt_types::Offset;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,9 +1,6 @@
 //! What the client path refuses, and how: over a real server, which answers as it would by itself.
 
-#[allow(dead_code, reason = "not all helpers are needed here")]
-mod lab;
-
-use lab::{A_WHILE, Lab, Plan, SOON};
+use crate::lab::{A_WHILE, Lab, Plan, SOON};
 use std::time::Duration;
 
 #[tokio::test]
@@ -107,10 +104,11 @@ async fn protocol_errors_are_answered_as_the_server_itself_does_behind_what_is_h
         long.clone(),
     ] {
         let (mut direct, mut client) = (lab.direct().await, lab.client().await);
-        direct.send(&bad).await;
+        direct.send_as_it_is(&bad).await;
         let error = direct.rest().await;
         assert!(error.starts_with(b"-ERR Protocol error"), "{error:?}");
-        client.send(format!("SET k v\r\n{bad}")).await;
+        client.send("SET k v\r\n").await;
+        client.send_as_it_is(&bad).await;
         client.expect_silence().await;
         lab.commit_all().await;
         let got = client.rest().await;

@@ -1,0 +1,228 @@
+//! What is on its way over a connection that many clients share, and what of it may leave.
+//!
+//! Decides whose each answer is: a server answers the commands of one connection in order, one answer each, and only
+//! commands of which that is true may be sent here ([`super::plain`]). Commands go out in *flights*, each followed by
+//! its own fence on the same connection. Promises that an answer may leave only when its flight's fence point is
+//! admitted by the [`Horizon`], and that flights leave in order. Must not know a socket, a client or a clock.
+//!
+//! **Why a fence on the same connection is one.** It is executed after every command of its flight, so it answers for
+//! all of their effects, as one does that is sent after their answers were received. A fence that is refused for now
+//! (a busy script) leaves its flight without a point; any later one covers it, and only delays it.
+
+use crate::hold::{FenceWentBack, Horizon};
+use bytes::{Bytes, BytesMut};
+use redoubt_env::planted;
+use redoubt_resp::reply::{ReplyError, ReplyScanner, Value, parse_frame};
+use redoubt_types::{BootTime, Offset};
+use std::collections::VecDeque;
+
+/// An answer to our own fence at most, bytes; `INFO replication` has about 600 and a line for each replica.
+const FENCE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A client's place: its key, and a number of its own, since keys are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Where the worker keeps it.
+    pub(super) key: usize,
+    /// No other client ever has it.
+    pub(super) id: u64,
+}
+
+/// A number of flights; dense, in the order in which they were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FlightId(u64);
+
+/// What is released: the end of the flights, and whose answers they brought.
+pub(super) type Released = (FlightId, Vec<Slot>);
+
+/// What the server's next answer is.
+#[derive(Debug)]
+enum Expected {
+    /// A client's; these bytes stand in its place, if any.
+    Reply(Slot, Option<Bytes>),
+    /// The fence behind a flight.
+    Fence(FlightId),
+}
+
+/// A flight that is not released.
+#[derive(Debug)]
+struct Flight {
+    /// Its fence point, and when the answer that told it had been received.
+    fence: Option<(Offset, BootTime)>,
+    /// When its first answer was received.
+    received: Option<BootTime>,
+    /// Whose answers it brought, some more than once.
+    slots: Vec<Slot>,
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(super) enum Arrived<'a> {
+    /// Bytes of an answer for this client, in this flight, and whether it ends with them.
+    Reply(Slot, FlightId, &'a [u8], bool),
+    /// The answer to this flight's fence.
+    Fence(FlightId, Value),
+}
+
+/// The state of one shared connection. See the module.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    scanner: ReplyScanner,
+    expected: VecDeque<Expected>,
+    /// What has come of a fence's answer.
+    fence: BytesMut,
+    /// Those that are not released, the last of them not yet sealed.
+    flights: VecDeque<Flight>,
+    /// The number of the first of them, which is also the end of what is released.
+    first: FlightId,
+    /// Fences that are not answered.
+    fences_out: usize,
+    /// Fences that were answered.
+    landed: FlightId,
+    last_point: Offset,
+}
+
+impl Flights {
+    /// A command of `slot` follows what was sent. `instead` stands in the place of its answer, if any.
+    pub(super) fn send(&mut self, slot: Slot, instead: Option<Bytes>) {
+        self.expected.push_back(Expected::Reply(slot, instead));
+    }
+
+    /// Ends the flight: its fence follows what was sent. One without commands asks again for those before it.
+    pub(super) fn seal(&mut self) -> FlightId {
+        let id = self.open();
+        self.expected.push_back(Expected::Fence(id));
+        self.flights.push_back(Flight {
+            fence: None,
+            received: None,
+            slots: Vec::new(),
+        });
+        self.fences_out += 1;
+        id
+    }
+
+    fn open(&self) -> FlightId {
+        FlightId(self.first.0 + self.flights.len() as u64)
+    }
+
+    /// Fences that are not answered: flights in the air.
+    pub(super) fn in_the_air(&self) -> usize {
+        self.fences_out
+    }
+
+    /// Whether a flight has landed and has no fence point.
+    pub(super) fn wants_fence(&self) -> bool {
+        let landed = self.landed.0.saturating_sub(self.first.0) as usize;
+        landed > 0 && self.flights.get(landed - 1).is_some_and(|f| f.fence.is_none())
+    }
+
+    /// Takes what the server sent, received by `now`.
+    ///
+    /// # Errors
+    /// When that can't be a server's answers, or nobody waits for one.
+    pub(super) fn received(
+        &mut self,
+        mut bytes: &[u8],
+        now: BootTime,
+        mut on: impl FnMut(Arrived<'_>),
+    ) -> Result<(), ReplyError> {
+        while !bytes.is_empty() {
+            let frame = self.scanner.next_frame(bytes)?;
+            let (piece, rest) = bytes.split_at(frame.map_or(bytes.len(), |f| f.end));
+            bytes = rest;
+            let ends = frame.is_some();
+            match self.expected.front() {
+                Some(Expected::Reply(slot, instead)) => {
+                    let (slot, landed) = (*slot, self.landed);
+                    let at = (landed.0 - self.first.0) as usize;
+                    if let Some(flight) = self.flights.get_mut(at) {
+                        flight.received.get_or_insert(now);
+                        if flight.slots.last() != Some(&slot) {
+                            flight.slots.push(slot);
+                        }
+                    }
+                    match instead {
+                        None => on(Arrived::Reply(slot, landed, piece, ends)),
+                        Some(instead) if ends => on(Arrived::Reply(slot, landed, instead, true)),
+                        Some(_) => {}
+                    }
+                    if ends {
+                        self.expected.pop_front();
+                    }
+                }
+                Some(Expected::Fence(id)) => {
+                    let id = *id;
+                    self.fence.extend_from_slice(piece);
+                    if self.fence.len() > FENCE_BYTES_MAX {
+                        return Err(ReplyError::BadContent);
+                    }
+                    if ends {
+                        let parsed = parse_frame(&self.fence.split())?;
+                        let (value, _) = parsed.ok_or(ReplyError::BadContent)?;
+                        self.expected.pop_front();
+                        self.fences_out -= 1;
+                        self.landed = FlightId(id.0 + 1);
+                        on(Arrived::Fence(id, value));
+                    }
+                }
+                None => return Err(ReplyError::BadContent),
+            }
+        }
+        Ok(())
+    }
+
+    /// The fence of flight `id` told `point`; its answer had been received by `at`. It covers every flight before it too.
+    ///
+    /// # Errors
+    /// When the point is below an earlier one: the session must end.
+    pub(super) fn fenced(&mut self, id: FlightId, point: Offset, at: BootTime) -> Result<(), FenceWentBack> {
+        if point < self.last_point {
+            return Err(FenceWentBack {
+                last: self.last_point,
+                now: point,
+            });
+        }
+        self.last_point = point;
+        let covered = (id.0 + 1).saturating_sub(self.first.0) as usize;
+        for flight in self.flights.iter_mut().take(covered) {
+            flight.fence.get_or_insert((point, at));
+        }
+        Ok(())
+    }
+
+    /// Releases what the horizon admits. Returns the end of what is released, and the clients that got something.
+    pub(super) fn release(&mut self, horizon: Horizon) -> Released {
+        let mut slots = Vec::new();
+        while let Some((point, at)) = self.flights.front().and_then(|f| f.fence)
+            && (horizon.admits(point, at) || planted::on("shared_no_hold"))
+        {
+            slots.extend(self.flights.pop_front().into_iter().flat_map(|f| f.slots));
+            self.first = FlightId(self.first.0 + 1);
+        }
+        (self.first, slots)
+    }
+
+    /// When the oldest answer that is still held was received.
+    pub(super) fn held_since(&self) -> Option<BootTime> {
+        self.flights.iter().find_map(|f| f.received)
+    }
+
+    /// Whose answers are held in flights whose first one was received at a time of which `when` holds.
+    pub(super) fn held_if(&self, when: impl Fn(BootTime) -> bool) -> impl Iterator<Item = Slot> {
+        let those = self.flights.iter().filter(move |f| f.received.is_some_and(&when));
+        those.flat_map(|f| f.slots.iter().copied())
+    }
+
+    /// The connection is gone: nothing more arrives of what was sent. What was received still waits for a fence, which
+    /// another connection to the same process may give.
+    pub(super) fn cut(&mut self) {
+        self.scanner = ReplyScanner::new();
+        self.expected.clear();
+        self.fence.clear();
+        self.fences_out = 0;
+        self.landed = self.open();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Which commands may share a connection with those of other clients.
+//!
+//! Decides by the server's own table of commands (`COMMAND`, asked when a session begins) and a command's head. *Plain* is
+//! a command that neither needs nor leaves state on its connection, never blocks it, and has exactly one answer. What is
+//! not known to be plain is not. Must not know a connection.
+
+use redoubt_resp::reply::Value;
+use redoubt_resp::request::RequestHead;
+use std::collections::HashMap;
+
+/// Plain although their flags don't show it: they touch data, or nothing at all.
+const ALSO: &[&str] = &[
+    "echo",
+    "eval",
+    "eval_ro",
+    "evalsha",
+    "evalsha_ro",
+    "fcall",
+    "fcall_ro",
+    "ping",
+    "publish",
+    "spublish",
+    "time",
+];
+/// Flags of which a plain command has one.
+const TOUCHES: &[&str] = &["readonly", "write"];
+/// Flags of which a plain command has none.
+const UNFIT: &[&str] = &["admin", "blocking", "module", "noscript", "pubsub"];
+
+/// What a command asks of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Nothing.
+    Plain,
+    /// To be remembered with the client's name, library or version.
+    Names,
+    /// The end.
+    Quits,
+    /// More: it needs one of its own.
+    Needs,
+}
+
+/// The server's commands.
+#[derive(Clone, Debug, Default)]
+pub struct Plain {
+    /// By name, in lower case, a subcommand behind `|`. A command that has subcommands is here only with them.
+    commands: HashMap<Box<[u8]>, Fit>,
+}
+
+impl Plain {
+    /// From the answer to `COMMAND`. What can't be read of it is not plain.
+    pub fn of(answer: &Value) -> Self {
+        let mut commands = HashMap::new();
+        for command in answer.as_array().unwrap_or_default() {
+            let subcommands = command
+                .as_array()
+                .and_then(|c| c.get(9))
+                .and_then(Value::as_array);
+            match subcommands {
+                Some(subcommands) if !subcommands.is_empty() => {
+                    commands.extend(subcommands.iter().filter_map(fit_of));
+                }
+                _ => commands.extend(fit_of(command)),
+            }
+        }
+        Plain { commands }
+    }
+
+    /// Whether nothing is known to be plain.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// What this command asks of its connection.
+    pub fn fit(&self, head: &RequestHead) -> Fit {
+        let mut name = [0; 64];
+        let plain = self.lookup(&mut name, head.name(), None);
+        let fit = match plain {
+            Some(fit) => fit,
+            None if head.arg_count > 1 => self
+                .lookup(&mut name, head.name(), Some(head.arg(1)))
+                .unwrap_or(Fit::Needs),
+            None => Fit::Needs,
+        };
+        match fit {
+            Fit::Names if !names_well(head) => Fit::Needs,
+            // The connection is in database 0, and stays there.
+            Fit::Needs if head.is(0, "select") && head.arg_count == 2 && head.is(1, "0") => Fit::Plain,
+            Fit::Quits if head.arg_count != 1 => Fit::Needs,
+            fit => fit,
+        }
+    }
+
+    fn lookup(&self, to: &mut [u8; 64], name: &[u8], subcommand: Option<&[u8]>) -> Option<Fit> {
+        let len = name.len() + subcommand.map_or(0, |s| 1 + s.len());
+        let to = to.get_mut(..len)?;
+        to[..name.len()].copy_from_slice(name);
+        if let Some(subcommand) = subcommand {
+            to[name.len()] = b'|';
+            to[name.len() + 1..].copy_from_slice(subcommand);
+        }
+        to.make_ascii_lowercase();
+        self.commands.get(&*to).copied()
+    }
+}
+
+fn fit_of(command: &Value) -> Option<(Box<[u8]>, Fit)> {
+    let fields = command.as_array()?;
+    let name = fields.first()?.as_str()?.to_ascii_lowercase();
+    let flags = fields.get(2)?.as_array()?;
+    let has = |any: &[&str]| flags.iter().filter_map(Value::as_str).any(|f| any.contains(&f));
+    let fit = match name.as_str() {
+        "client|setname" | "client|setinfo" => Fit::Names,
+        "quit" => Fit::Quits,
+        name if ALSO.contains(&name) => Fit::Plain,
+        _ if has(TOUCHES) && !has(UNFIT) => Fit::Plain,
+        _ => Fit::Needs,
+    };
+    Some((name.into_bytes().into(), fit))
+}
+
+/// Whether a `CLIENT SETNAME` or `SETINFO` is one that every server takes: what one would refuse, it is to refuse itself.
+fn names_well(head: &RequestHead) -> bool {
+    let value = match () {
+        () if head.is(1, "setname") && head.arg_count == 3 => head.arg(2),
+        () if head.is(1, "setinfo")
+            && head.arg_count == 4
+            && (head.is(2, "lib-name") || head.is(2, "lib-ver")) =>
+        {
+            head.arg(3)
+        }
+        () => return false,
+    };
+    !head.is_partial() && value.len() < 256 && value.iter().all(|b| (b'!'..=b'~').contains(b))
+}
+
+#[cfg(test)]
+mod tests;

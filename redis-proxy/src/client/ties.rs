@@ -1,0 +1,146 @@
+//! What ties a client to a connection of its own.
+//!
+//! Decides when a client that was given one could do without it again: when none of its commands has left anything on it,
+//! and it has sent nothing but plain ones for a while. Must not know a connection.
+
+use redoubt_resp::request::RequestHead;
+
+/// Plain commands in a row after which a client shares a connection again: one that needs its own every now and then
+/// would else move with each of its commands.
+const PLAIN_STREAK: u32 = 16;
+
+/// Commands that need a connection of their own while they run, and leave nothing on it. Those of MULTI and WATCH are
+/// followed apart.
+const LEAVES_NOTHING: &[&str] = &[
+    "acl",
+    "bgrewriteaof",
+    "bgsave",
+    "blmove",
+    "blmpop",
+    "blpop",
+    "brpop",
+    "brpoplpush",
+    "bzmpop",
+    "bzpopmax",
+    "bzpopmin",
+    "cluster",
+    "command",
+    "config",
+    "dbsize",
+    "debug",
+    "function",
+    "info",
+    "lastsave",
+    "latency",
+    "memory",
+    "module",
+    "object",
+    "pubsub",
+    "role",
+    "save",
+    "script",
+    "slowlog",
+    "xread",
+    "xreadgroup",
+];
+
+/// A client's ties.
+#[derive(Debug, Default)]
+pub(super) struct Ties {
+    multi: bool,
+    watching: bool,
+    /// Something stays on the connection that is not undone.
+    bound: bool,
+    plain_streak: u32,
+}
+
+impl Ties {
+    /// A command is passed on.
+    pub(super) fn passed(&mut self, head: &RequestHead, is_plain: bool) {
+        if is_plain {
+            self.plain_streak = self.plain_streak.saturating_add(1);
+            return;
+        }
+        self.plain_streak = 0;
+        let is = |word: &&str| head.is(0, word);
+        match () {
+            () if is(&"multi") => self.multi = true,
+            () if is(&"watch") => self.watching = true,
+            // However it ends, nothing is queued and nothing is watched after it.
+            () if is(&"exec") || is(&"discard") => (self.multi, self.watching) = (false, false),
+            // Queued in a MULTI it does nothing until EXEC.
+            () if is(&"unwatch") => self.watching &= self.multi,
+            () if LEAVES_NOTHING.iter().any(|word| is(word)) => {}
+            () => self.bound = true,
+        }
+    }
+
+    /// Whether the connection, once it is quiet, is as good as a new one, and not needed.
+    pub(super) fn are_loose(&self) -> bool {
+        self.plain_streak >= PLAIN_STREAK && !self.multi && !self.watching && !self.bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn pass(ties: &mut Ties, words: &str) {
+        let args: Vec<Bytes> = words
+            .split(' ')
+            .map(|w| Bytes::copy_from_slice(w.as_bytes()))
+            .collect();
+        let arg_count = args.len();
+        let is_plain = matches!(words, "GET k");
+        ties.passed(&RequestHead { args, arg_count }, is_plain);
+    }
+
+    fn after(words: &[&str]) -> bool {
+        let mut ties = Ties::default();
+        words.iter().for_each(|w| pass(&mut ties, w));
+        (0..PLAIN_STREAK).for_each(|_| pass(&mut ties, "GET k"));
+        ties.are_loose()
+    }
+
+    #[test]
+    fn what_is_undone_or_leaves_nothing_does_not_tie() {
+        for words in [
+            &["BLPOP l 1"][..],
+            &["MULTI", "EXEC"],
+            &["WATCH k", "MULTI", "DISCARD"],
+            &["WATCH k", "EXEC"],
+            &["WATCH k", "UNWATCH"],
+            &["config get x"],
+        ] {
+            assert!(after(words), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_stays_on_the_connection_ties() {
+        for words in [
+            &["MULTI"][..],
+            &["WATCH k"],
+            &["WATCH k", "MULTI", "UNWATCH"],
+            &["SELECT 1"],
+            &["SUBSCRIBE c"],
+            &["HELLO 3"],
+            &["CLIENT REPLY OFF"],
+            &["AUTH u p"],
+            &["WHO knows"],
+        ] {
+            assert!(!after(words), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_needs_its_own_every_now_and_then_keeps_it() {
+        let mut ties = Ties::default();
+        for _ in 0..100 {
+            pass(&mut ties, "BLPOP l 1");
+            pass(&mut ties, "GET k");
+            assert!(!ties.are_loose());
+        }
+    }
+}

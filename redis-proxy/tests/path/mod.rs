@@ -1,0 +1,5 @@
+//! What a client sees, whatever connection to the server it has.
+
+mod client_path;
+mod hold_stress;
+mod refusals;

@@ -14,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers cxx
+.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers twemproxy cxx
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -74,7 +74,7 @@ lint:
 		echo 'planted bugs are in the default features of some crate: release builds would have them' >&2; exit 1; \
 	fi
 
-bench: servers
+bench: servers twemproxy
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- stock
 
@@ -107,6 +107,10 @@ endef
 # A C++ compiler, which the fuzzer is built with.
 cxx:
 	$(call installed,c++,a C++ compiler is needed as c++,g++)
+
+# What `make bench` compares with.
+twemproxy:
+	$(call installed,nutcracker,twemproxy is needed as nutcracker,nutcracker)
 
 # A stock server and its command-line tools.
 servers:

@@ -95,6 +95,9 @@ async fn a_client_moves_to_a_connection_of_its_own_and_back_and_its_commands_sta
             client.expect(std::mem::take(&mut answers)).await;
         }
     }
+    client.send("MULTI\r\nEXEC\r\n").await;
+    client.expect("+OK\r\n*0\r\n").await;
+    lab.env.sleep(Duration::from_millis(50)).await;
     let before = connections(&lab).await;
     // Enough of plain commands, one by one.
     for _ in 0..20 {
@@ -143,7 +146,7 @@ async fn h11_a_script_that_does_not_end_can_be_ended_by_a_client_that_shared_its
     lab.env.sleep(Duration::from_millis(200)).await;
     other.send("SCRIPT KILL\r\n").await;
     other.expect("+OK\r\n").await;
-    busy.expect("-ERR Error running script").await;
+    busy.expect("-ERR Script killed by user").await;
     assert_eq!(lab.session.ended(), None);
 }
 
@@ -166,4 +169,27 @@ async fn who_waits_for_an_answer_when_the_connection_is_lost_is_dropped_and_nobo
     idle.send("GET k\r\n").await;
     idle.expect("$1\r\nv\r\n").await;
     assert_eq!(lab.session.ended(), None);
+}
+
+#[tokio::test]
+async fn hostile_neighbours_change_nothing_for_the_others() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let bad: [&[u8]; 6] = [
+        b"*1\r\n$x\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\nkk\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100\r\nhalf of it",
+        b"\x00\xff\x00\r\n*1\r\n$8\r\nFLUSHALL",
+        b"*1\r\n$4\r\nPING\r\n*-7\r\n*1\r\n$1",
+        b"*2\r\n$4\r\nECHO\r\n$20\r\n\r\n*1\r\n$8\r\nFLUSHDB\r\n\r\n*",
+    ];
+    let mut good = lab.client().await;
+    for round in 0..50usize {
+        let mut neighbour = lab.client().await;
+        neighbour.send_as_it_is(bad[round % bad.len()]).await;
+        good.send(format!("SET k {round}\r\nGET k\r\nINCR n\r\n")).await;
+        let len = round.to_string().len();
+        good.expect(format!("+OK\r\n${len}\r\n{round}\r\n:{}\r\n", round + 1))
+            .await;
+    }
 }

@@ -4,48 +4,60 @@ use tokio::process::Command;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Load {
-    /// 50 clients, one request at a time.
-    Plain(&'static str),
-    /// 50 clients, 16 requests at a time.
-    Pipelined(&'static str),
+pub(crate) struct Load {
+    /// `SET` or `GET`.
+    test: &'static str,
+    clients: u32,
+    /// Requests of a client at a time.
+    pipeline: u64,
+    /// Of a value.
+    bytes: u32,
+}
+
+const fn load(test: &'static str, clients: u32, pipeline: u64, bytes: u32) -> Load {
+    Load {
+        test,
+        clients,
+        pipeline,
+        bytes,
+    }
 }
 
 impl Load {
     /// In the order of the report.
-    pub(crate) const ALL: [Load; 4] = [
-        Load::Plain("SET"),
-        Load::Plain("GET"),
-        Load::Pipelined("SET"),
-        Load::Pipelined("GET"),
+    pub(crate) const ALL: [Load; 14] = [
+        load("SET", 1, 1, 100),
+        load("GET", 1, 1, 100),
+        load("SET", 1, 16, 100),
+        load("GET", 1, 16, 100),
+        load("SET", 50, 1, 100),
+        load("GET", 50, 1, 100),
+        load("SET", 50, 16, 100),
+        load("GET", 50, 16, 100),
+        load("SET", 50, 1, 4096),
+        load("GET", 50, 1, 4096),
+        load("SET", 1000, 1, 100),
+        load("GET", 1000, 1, 100),
+        load("SET", 1000, 16, 100),
+        load("GET", 1000, 16, 100),
     ];
 
     /// For people.
     pub(crate) fn name(self) -> String {
-        match self {
-            Load::Plain(test) => format!("{test}, 50 clients"),
-            Load::Pipelined(test) => format!("{test}, 50 clients, pipeline 16"),
-        }
+        let Load {
+            test,
+            clients,
+            pipeline,
+            bytes,
+        } = self;
+        format!("{test} {bytes} B, {clients} clients, pipeline {pipeline}")
     }
 
-    fn test(self) -> &'static str {
-        match self {
-            Load::Plain(test) | Load::Pipelined(test) => test,
-        }
-    }
-
-    fn pipeline(self) -> u64 {
-        match self {
-            Load::Plain(_) => 1,
-            Load::Pipelined(_) => 16,
-        }
-    }
-
-    /// Enough for some seconds on any system.
+    /// Enough for a second or more on any system.
     fn operations(self) -> u64 {
-        match self {
-            Load::Plain(_) => 200_000,
-            Load::Pipelined(_) => 1_600_000,
+        match self.clients {
+            1 => 4_000 * self.pipeline,
+            _ => 100_000 * self.pipeline.min(8),
         }
     }
 }
@@ -64,28 +76,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Loads the server behind `port`; values of 100 bytes over 100,000 keys.
+    /// Loads the server behind `port`, over 100,000 keys.
     pub(crate) async fn of(load: Load, port: u16) -> Run {
         let output = Command::new("redis-benchmark")
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port.to_string(),
-                "-c",
-                "50",
-                "-d",
-                "100",
-                "-r",
-                "100000",
-                "--csv",
-            ])
-            .args([
-                "-t",
-                &load.test().to_lowercase(),
-                "-P",
-                &load.pipeline().to_string(),
-            ])
+            .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+            .args(["-c", &load.clients.to_string(), "-P", &load.pipeline.to_string()])
+            .args(["-d", &load.bytes.to_string(), "-r", "100000", "--csv"])
+            .args(["-t", &load.test.to_lowercase()])
             .args(["-n", &load.operations().to_string()])
             .output()
             .await
@@ -99,7 +96,7 @@ impl Run {
 fn parse(text: &str, load: Load) -> Option<Run> {
     let line = text
         .lines()
-        .find(|l| l.starts_with(&format!("\"{}\"", load.test())))?;
+        .find(|l| l.starts_with(&format!("\"{}\"", load.test)))?;
     let fields: Vec<f64> = line
         .split(',')
         .skip(1)
@@ -122,8 +119,8 @@ mod tests {
         let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\
                     \"p99_latency_ms\",\"max_latency_ms\"\n\
                     \"SET\",\"83333.33\",\"0.3\",\"0.1\",\"0.295\",\"0.4\",\"0.511\",\"1.2\"\n";
-        let run = parse(text, Load::Plain("SET")).unwrap();
+        let run = parse(text, load("SET", 50, 1, 100)).unwrap();
         assert_eq!((run.per_second, run.p50_ms, run.p99_ms), (83333.33, 0.295, 0.511));
-        assert!(parse(text, Load::Plain("GET")).is_none());
+        assert!(parse(text, load("GET", 50, 1, 100)).is_none());
     }
 }

@@ -133,3 +133,6 @@ fn nobody() -> OwnConnection {
         addr: String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

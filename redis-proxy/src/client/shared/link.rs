@@ -11,6 +11,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+/// The connection's name at the server.
+const NAME: &[u8] = b"redoubt-shared";
+
 /// A connection that was just made, and what its server says of its commands.
 pub(super) struct Made {
     /// The connection; nothing is under way on it.
@@ -75,8 +78,15 @@ impl Link {
 
 async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
-    let answer = control.call(&[b"COMMAND"], PROVE_DEADLINE).await?;
-    let plain = Plain::of(&answer);
+    let questions: &[&[&[u8]]] = &[
+        &[b"COMMAND"],
+        // What it carries is of many clients: not to be closed for what it takes of memory.
+        &[b"CLIENT", b"NO-EVICT", b"on"],
+        // For people who read CLIENT LIST.
+        &[b"CLIENT", b"SETNAME", NAME],
+    ];
+    let answers = control.call_all(questions, PROVE_DEADLINE).await?;
+    let plain = answers.first().map(Plain::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
     }

@@ -14,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-open fuzz clean servers twemproxy cxx
+.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -25,6 +25,7 @@ help:
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis on this machine'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
+	@echo 'make bench-connections  10,000 clients at once: memory and latency (20,000 open files are needed)'
 	@echo 'make bench-open    how long a node takes to open 10 GiB, and how much memory (12 GiB of disk)'
 	@echo 'make clean  make down, then remove $(DIR) and everything built'
 
@@ -81,6 +82,10 @@ bench: servers twemproxy
 bench-append:
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- append
+
+bench-connections:
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p redoubt-benches -- connections
 
 bench-open:
 	$(CARGO) build --release --workspace

@@ -7,6 +7,7 @@
 )]
 
 mod append;
+mod connections;
 mod cpu;
 mod nodes;
 mod open;
@@ -40,6 +41,11 @@ enum What {
         #[arg(long)]
         depth: Option<usize>,
     },
+    /// Many clients at once, most of them idle.
+    Connections {
+        /// How many.
+        connections: Option<usize>,
+    },
     /// How long a journal node takes to open what it holds, and how much memory.
     Open {
         /// Size of the largest journal, GiB.
@@ -68,6 +74,7 @@ async fn main() {
             let depths = depth.map_or(append::DEPTHS.to_vec(), |one| vec![one]);
             append::run(rounds, &payloads, &depths).await;
         }
+        What::Connections { connections } => connections::run(connections).await,
         What::Open { gib } => open::run(gib).await,
         What::BareNode {
             port,

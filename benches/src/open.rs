@@ -4,7 +4,7 @@ use crate::nodes::{Nodes, drive, entry};
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use redoubt_client::{Client, TailEvent};
-use redoubt_tests::free_base;
+use redoubt_tests::{free_base, memory};
 use redoubt_types::Offset;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub(crate) async fn run(gib: Option<u64>) {
             let want = total * entry(bytes).len() as u64;
             let opened = opened(&client, &nodes.endpoints()[0], want, began).await;
             let pid = nodes.processes()[0].1;
-            let fresh = memory(pid, "VmRSS");
+            let fresh = mib(memory(pid, "VmRSS"));
             let files = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
             let reading = Instant::now();
             read_all(&client, want).await;
@@ -69,8 +69,8 @@ pub(crate) async fn run(gib: Option<u64>) {
                 format!("{fresh:.0}"),
                 files.to_string(),
                 format!("{rate:.0}"),
-                format!("{:.0}", memory(pid, "VmRSS")),
-                format!("{:.0}", memory(pid, "VmHWM")),
+                format!("{:.0}", mib(memory(pid, "VmRSS"))),
+                format!("{:.0}", mib(memory(pid, "VmHWM"))),
             ]);
             eprintln!("{table}");
         }
@@ -104,12 +104,7 @@ async fn read_all(client: &Client, tail: u64) {
     }
 }
 
-/// A figure of the process's memory, MiB.
-fn memory(pid: u32, figure: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the node runs");
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix(figure)?.strip_prefix(':'));
-    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    kib.expect("a figure in kB") / 1024.0
+/// For people.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -8,7 +8,10 @@ pub struct Watched {
 }
 
 /// A line of /proc/PID/status, in bytes.
-fn memory(pid: u32, field: &str) -> u64 {
+///
+/// # Panics
+/// When there is none.
+pub fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status
         .lines()

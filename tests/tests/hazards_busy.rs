@@ -23,7 +23,20 @@ const SCRIPT: &str = "redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', 
 
 /// A cluster whose server soon says that it is busy.
 async fn quickly_busy() -> DevCluster {
-    let cluster = DevCluster::start(Options::default()).await;
+    quickly_busy_with(Options::default()).await
+}
+
+/// The same, of clients that each have a connection to the server: those who share one with the script wait for its end.
+async fn quickly_busy_with_their_own() -> DevCluster {
+    quickly_busy_with(Options {
+        args: vec![("proxy", "--shared-upstream=false".to_owned())],
+        ..Options::default()
+    })
+    .await
+}
+
+async fn quickly_busy_with(options: Options) -> DevCluster {
+    let cluster = DevCluster::start(options).await;
     let mut master = connect(cluster.port("master-1")).await;
     config_set(&mut master, "busy-reply-threshold", "20").await;
     cluster
@@ -59,7 +72,7 @@ async fn start_script(cluster: &DevCluster, key: &[u8]) -> (Raw, Instant) {
 
 #[tokio::test]
 async fn h11_a_busy_script_delays_replies_and_ends_no_session() {
-    let mut cluster = quickly_busy().await;
+    let mut cluster = quickly_busy_with_their_own().await;
     let before = epoch(&cluster).await;
     let port = cluster.port("proxy-1");
     let mut reader = Raw::connect(port).await;

@@ -239,7 +239,9 @@ async fn h09_an_address_that_leads_elsewhere_shows_nobody_another_servers_data()
         cluster.component("replay-1").address,
     );
     let args = ["--name", "cell-2", "--listen", &listen, "--upstream", &upstream];
-    let args = [&args[..], &["--endpoints", &endpoints, "--replay", &replay]].concat();
+    // Each client comes to the server by a connection of its own, which leads where the address leads then.
+    let own = "--shared-upstream=false";
+    let args = [&args[..], &["--endpoints", &endpoints, "--replay", &replay, own]].concat();
     let proxy = Program::start("redoubt-proxy", &args, &logs.path().join("proxy.log"));
     eventually("the proxy listens", SOON, || try_connect(port)).await;
     let mut served = Raw::connect(port).await;

@@ -16,7 +16,7 @@ use crate::client::turn::Turn;
 use crate::client::{Arrival, Common, Moving, serve_own};
 use crate::hold::Horizon;
 use crate::session::{EndReason, Session};
-use crate::upstream::fence::{Patience, meaning_of};
+use crate::upstream::fence::{Meaning, Patience, meaning_of};
 use crate::upstream::{Proven, prove};
 use bytes::{Buf, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -239,7 +239,11 @@ impl Worker {
             return true;
         }
         for (flight, value) in fences {
-            let meaning = meaning_of(&self.session, &value);
+            let meaning = match planted::held("pause_before_fence") {
+                // As if it were busy: it is asked again.
+                true => Meaning::NotYet,
+                false => meaning_of(&self.session, &value),
+            };
             let fenced = match self.patience.point(meaning, now) {
                 Ok(Some(point)) => {
                     self.session.pressure.written(point);

@@ -276,7 +276,7 @@ impl DevCluster {
     /// A new server of the same program that was rebuilt from the journal alone, over a replica link.
     pub async fn rebuilt(&self) -> crate::Server {
         let fresh = match &self.options.server {
-            Some(program) => crate::Server::start_program(program, &[]).await,
+            Some(program) => crate::Server::start_debuggable(program, &[]).await,
             None => crate::Server::start(&[]).await,
         };
         self.rebuild_into(&fresh).await;

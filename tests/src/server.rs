@@ -18,10 +18,16 @@ pub struct Server {
 impl Server {
     /// Starts an empty server with further arguments.
     pub async fn start(args: &[&str]) -> Server {
-        Self::start_program(Path::new("redis-server"), args).await
+        Self::start_debuggable(Path::new("redis-server"), args).await
     }
 
-    /// Starts an empty server that is `program`, with further arguments.
+    /// Starts an empty server that is `program`, of a version that has DEBUG DIGEST only when it is allowed to.
+    pub async fn start_debuggable(program: &Path, args: &[&str]) -> Server {
+        let args = [&["--enable-debug-command", "local"], args].concat();
+        Self::start_program(program, &args).await
+    }
+
+    /// Starts an empty server that is `program`, of any version, with further arguments.
     pub async fn start_program(program: &Path, args: &[&str]) -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = TcpListener::bind("127.0.0.1:0")
@@ -32,7 +38,6 @@ impl Server {
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .arg("--dir")
             .arg(dir.path())
-            .args(["--enable-debug-command", "local"])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

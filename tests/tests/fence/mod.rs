@@ -15,6 +15,7 @@
 mod load;
 mod wire;
 
+use bytes::BytesMut;
 use load::{Batch, Effect, When};
 use redoubt_env::planted;
 use redoubt_resp::info::{FenceAnswer, fence_of, parse_info};
@@ -114,6 +115,30 @@ pub async fn holds(program: &Path) {
     assert!(
         written >= 1000,
         "{written} writes by I/O threads: they were hardly used"
+    );
+}
+
+/// Starts the server `program`, and asks for a fence while a script keeps it busy: there is none until the script ends.
+///
+/// # Panics
+/// When there is one.
+pub async fn not_while_busy(program: &Path) {
+    let server = Server::start_program(program, &["--lua-time-limit", "20"]).await;
+    let mut scripts = Wire::connect(server.port).await;
+    let mut bytes = BytesMut::new();
+    wire::put(&["EVAL", "while true do end", "0"], &mut bytes);
+    let mut control = Wire::connect(server.port).await;
+    control.call(&["PING"]).await;
+    scripts.send(&bytes).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answer = control.ask(&["INFO", "replication"]).await;
+    assert_eq!(fence_of(&answer), FenceAnswer::Busy, "{answer:?}");
+    control.call(&["SCRIPT", "KILL"]).await;
+    assert!(scripts.answer().await.as_error().is_some());
+    let answer = control.ask(&["INFO", "replication"]).await;
+    assert!(
+        matches!(fence_of(&answer), FenceAnswer::Master { .. }),
+        "{answer:?}"
     );
 }
 

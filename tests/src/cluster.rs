@@ -22,6 +22,8 @@ pub struct Options {
     /// Planted bugs and pauses, comma-separated, beside those of the test's own environment (see
     /// [`crate::assert_catches`]).
     pub bugs: &'static str,
+    /// The program of its servers; the `redis-server` on the PATH when nothing is said.
+    pub server: Option<PathBuf>,
     /// Further arguments by kind, such as `("proxy", "--lease=1s")`.
     pub args: Vec<(&'static str, String)>,
 }
@@ -33,6 +35,7 @@ impl Default for Options {
             replicas: 1,
             restart: "1s",
             bugs: "",
+            server: None,
             args: Vec::new(),
         }
     }
@@ -105,6 +108,9 @@ impl DevCluster {
             &o.replicas.to_string(),
         ]);
         command.args(["--restart", o.restart, "--output", "json"]);
+        if let Some(server) = &o.server {
+            command.arg("--redis-server").arg(server);
+        }
         for (kind, arg) in &o.args {
             command.args(["--arg", &format!("{kind}={arg}")]);
         }
@@ -267,9 +273,12 @@ impl DevCluster {
         assert_eq!(code, 0, "redoubt rebuild: {out}{err}");
     }
 
-    /// A new server that was rebuilt from the journal alone, over a replica link.
+    /// A new server of the same program that was rebuilt from the journal alone, over a replica link.
     pub async fn rebuilt(&self) -> crate::Server {
-        let fresh = crate::Server::start(&[]).await;
+        let fresh = match &self.options.server {
+            Some(program) => crate::Server::start_debuggable(program, &[]).await,
+            None => crate::Server::start(&[]).await,
+        };
         self.rebuild_into(&fresh).await;
         fresh
     }

@@ -2,6 +2,7 @@
 
 use redis::aio::MultiplexedConnection;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -17,14 +18,25 @@ pub struct Server {
 impl Server {
     /// Starts an empty server with further arguments.
     pub async fn start(args: &[&str]) -> Server {
+        Self::start_debuggable(Path::new("redis-server"), args).await
+    }
+
+    /// Starts an empty server that is `program`, of a version that has DEBUG DIGEST only when it is allowed to.
+    pub async fn start_debuggable(program: &Path, args: &[&str]) -> Server {
+        let args = [&["--enable-debug-command", "local"], args].concat();
+        Self::start_program(program, &args).await
+    }
+
+    /// Starts an empty server that is `program`, of any version, with further arguments.
+    pub async fn start_program(program: &Path, args: &[&str]) -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
             .port();
-        let child = Command::new("redis-server")
+        let child = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--enable-debug-command", "local", "--dir"])
+            .arg("--dir")
             .arg(dir.path())
             .args(args)
             .stdin(Stdio::null())
@@ -32,7 +44,7 @@ impl Server {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("redis-server starts");
+            .unwrap_or_else(|e| panic!("{} does not start: {e}", program.display()));
         let server = Server {
             port,
             child,

@@ -123,7 +123,8 @@ impl Programs {
 }
 
 /// Everything stands on the command line, so that CONFIG REWRITE has no file to change: a server that boots is always
-/// a replica of its replay. RDB saves stay as Redis has them by default; the journal is the append-only file.
+/// a replica of its replay. RDB saves stay as Redis has them by default; the journal is the append-only file. A replica that
+/// passed over a command of the journal would differ from then on without a word: it ends instead, and its log tells (H17).
 fn server_args(part: &Part, replay: &str, paths: &Paths) -> Vec<OsString> {
     let (replay_host, replay_port) = replay.split_once(':').unwrap_or(("127.0.0.1", ""));
     let mut args: Vec<OsString> = [
@@ -140,6 +141,8 @@ fn server_args(part: &Part, replay: &str, paths: &Paths) -> Vec<OsString> {
         "no",
         "--daemonize",
         "no",
+        "--propagation-error-behavior",
+        "panic-on-replicas",
     ]
     .iter()
     .map(OsString::from)
@@ -168,7 +171,8 @@ async fn check_server(server: &Path) -> Result<(), Failure> {
     let text = String::from_utf8_lossy(&output.stdout);
     match redis_version(&text) {
         Some((major, _)) if major < REDIS_MAJOR_MIN => Err(Failure::failed(format!(
-            "{} is too old ({}): Redoubt needs Redis {REDIS_MAJOR_MIN}.0 or later; name one with --redis-server",
+            "{} is too old ({}): Redoubt needs Redis {REDIS_MAJOR_MIN}.0 or later, since older ones replicate relative times \
+             to live, which last longer at every replay; name one with --redis-server",
             server.display(),
             text.trim()
         ))),
@@ -248,7 +252,8 @@ mod tests {
                 calls[at],
                 format!(
                     "--port {port} --bind 127.0.0.1 --replicaof 127.0.0.1 7301 --enable-debug-command local \
-                     --appendonly no --daemonize no --dir /d/{name} --logfile /d/{name}/redis.log"
+                     --appendonly no --daemonize no \
+                     --propagation-error-behavior panic-on-replicas --dir /d/{name} --logfile /d/{name}/redis.log"
                 )
             );
         }

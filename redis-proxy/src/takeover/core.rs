@@ -16,6 +16,7 @@
 
 mod phase;
 
+use super::fitness::Fitness;
 use super::look::{Look, NotYet, Past, Promotion};
 use super::words::{Action, Event, Moment, Serving};
 use crate::session::EndReason;
@@ -58,8 +59,8 @@ pub struct Takeover {
     prepared: Option<RunId>,
     /// A live master that can't be resumed: capture was refused once, and would be again.
     unresumable: Option<RunId>,
-    /// A process whose bytes were not the journal's, and how that was told. Nothing that it is fed makes it right, and
-    /// behind enough fed bytes nobody would see it any more.
+    /// A process that can't become the journal's, whatever it is fed: its bytes were others, or it passed over some, or could
+    /// (H17). With how that was told, since behind enough fed bytes nobody would see it any more.
     poisoned: Option<(RunId, String)>,
     /// Attempts in a row that came to nothing.
     failures: u32,
@@ -246,6 +247,9 @@ impl Takeover {
 
     /// Makes the server a replica of our replay, if its data is of the journal's history.
     fn demote(&mut self, look: &Look, past: &Past) -> Action {
+        if let (true, Some(why)) = (look.is_known(past), look.not_to_be_fed(past)) {
+            return self.refuse(why);
+        }
         if look.is_known(past) {
             self.phase = Phase::Demoting;
             return Action::Demote(look.server.run_id);
@@ -304,8 +308,11 @@ impl Takeover {
     /// The replica was looked at: is it what the journal holds, to the byte (H16)?
     fn fed(&mut self, path: Path, run_id: RunId, progress: Progress, look: Box<Look>, t: Moment) -> Action {
         match look.promotable(&path.promotion(run_id)) {
-            Ok(()) => match self.skipped_effects(&look) {
-                Some(why) => self.release(path.grant.epoch, why, true),
+            Ok(()) => match look.not_to_be_promoted(&path.past) {
+                Some(why) => {
+                    self.poisoned = Some((run_id, why.clone()));
+                    self.release(path.grant.epoch, why, true)
+                }
                 None if planted::on("record_after_noone") => self.promote(path, run_id),
                 None => self.record_session(path, look),
             },
@@ -350,23 +357,12 @@ impl Takeover {
         }
     }
 
-    /// Whether the replica skipped commands of its master that failed on it (H17). A server of ours boots as a
-    /// replica, so whatever it counts since its start is of the journal's commands: one is too many, also if it
-    /// was skipped long before this takeover.
-    fn skipped_effects(&self, look: &Look) -> Option<String> {
-        let skipped = look.server.unexpected_error_replies.filter(|n| *n > 0)?;
-        Some(format!(
-            "{skipped} commands of the journal failed on the server (unexpected_error_replies), so its data differs; \
-             compare `databases` and modules with the last master's, then start it empty"
-        ))
-    }
-
     fn record_session(&mut self, path: Path, look: Box<Look>) -> Action {
         let record = SessionRecord {
             epoch: path.grant.epoch,
             run_id: look.server.run_id,
             at: path.past.tail,
-            server: look.name(),
+            server: Fitness::of(&look).to_string(),
         };
         self.phase = Phase::RecordingSession(path, look);
         Action::RecordSession(record)

@@ -3,9 +3,10 @@
 //! Decides whether a server may be promoted, resumed, or demoted, and what it is told when it may not. Pure:
 //! an INFO answer, the journal's word, and a verdict.
 
+use super::fitness::{Fitness, Settings};
 use redoubt_client::Session as SessionRecord;
 use redoubt_env::planted;
-use redoubt_resp::info::{Flavor, ReplicationInfo, Role, ServerInfo};
+use redoubt_resp::info::{ReplicationInfo, Role, ServerInfo};
 use redoubt_types::limits::OVERLAP_BYTES_MAX;
 use redoubt_types::{Lineage, Offset, ReplId, RunId};
 use std::fmt;
@@ -21,6 +22,8 @@ pub struct Look {
     pub server: ServerInfo,
     /// Section `replication`.
     pub replication: ReplicationInfo,
+    /// What decides beside them.
+    pub settings: Settings,
 }
 
 /// What the journal says of its last writer: the part that decides what a master may do.
@@ -63,15 +66,9 @@ impl fmt::Display for NotYet {
 }
 
 impl Look {
-    /// The server's name and version, as it goes into the session record.
+    /// The server's name and version.
     pub fn name(&self) -> String {
-        let flavor = match self.server.flavor {
-            Flavor::Redis => "redis",
-            Flavor::Valkey => "valkey",
-            Flavor::Other => "other",
-        };
-        let (major, minor, patch) = self.server.version;
-        format!("{flavor} {major}.{minor}.{patch}")
+        Fitness::of(self).name()
     }
 
     /// Whether it says that it is a master.

@@ -5,6 +5,7 @@
 //! says so, and that the lease of an epoch that leads nowhere is not kept. Knows nothing of clients.
 
 pub mod core;
+pub mod fitness;
 pub mod look;
 mod perform;
 mod server;

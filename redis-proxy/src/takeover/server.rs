@@ -3,10 +3,11 @@
 //! Promises that what changes a server is said on a connection that has just named the process that is meant
 //! (H9), and that a master is never changed on the word of an older look.
 
+use super::fitness::Settings;
 use super::look::{Look, Promotion};
 use crate::upstream::Control;
 use redoubt_env::Env;
-use redoubt_resp::info::{InfoError, parse_replication, parse_server};
+use redoubt_resp::info::{InfoError, parse_info, parse_replication, parse_server};
 use redoubt_resp::reply::Value;
 use redoubt_types::RunId;
 use redoubt_types::limits::BACKLOG_BYTES;
@@ -67,10 +68,31 @@ impl Server {
             asked: "INFO",
             answer: e.to_string(),
         };
+        let (server, replication) = (
+            parse_server(text).map_err(odd)?,
+            parse_replication(text).map_err(odd)?,
+        );
+        let modules = parse_info(text).fields().filter(|(name, _)| *name == b"module");
+        let settings = Settings {
+            modules: modules.filter_map(|(_, told)| module(told)).collect(),
+            databases: self.get("databases").await?.parse().unwrap_or_default(),
+            read_only: self.get("replica-read-only").await? == "yes",
+            ignores_maxmemory: self.get("replica-ignore-maxmemory").await? == "yes",
+        };
         Ok(Look {
-            server: parse_server(text).map_err(odd)?,
-            replication: parse_replication(text).map_err(odd)?,
+            server,
+            replication,
+            settings,
         })
+    }
+
+    /// What a parameter is set to.
+    async fn get(&mut self, name: &str) -> Result<String, ServerError> {
+        let answer = self
+            .call("CONFIG GET", &[b"CONFIG", b"GET", name.as_bytes()])
+            .await?;
+        let value = answer.field(name).and_then(Value::as_str);
+        Ok(value.unwrap_or_default().to_owned())
     }
 
     /// Sets the replica's backlog: large enough for an expiry burst during a cut (H13), and kept for ever.
@@ -81,14 +103,8 @@ impl Server {
         if look.is_master() {
             return Err(ServerError::Changed("somebody made it a master".to_owned()));
         }
-        let size = self
-            .call("CONFIG GET", &[b"CONFIG", b"GET", b"repl-backlog-size"])
-            .await?;
-        let size = size
-            .field("repl-backlog-size")
-            .and_then(Value::as_int)
-            .unwrap_or(0);
-        if u64::try_from(size).unwrap_or(0) < BACKLOG_BYTES {
+        let size: u64 = self.get("repl-backlog-size").await?.parse().unwrap_or(0);
+        if size < BACKLOG_BYTES {
             self.set("repl-backlog-size", &BACKLOG_BYTES.to_string()).await?;
         }
         self.set("repl-backlog-ttl", "0").await
@@ -160,4 +176,14 @@ impl Server {
             None => Ok(answer),
         }
     }
+}
+
+/// A module's name and version, from INFO's `name=bf,ver=20802,api=1,…`.
+fn module(told: &[u8]) -> Option<(String, u64)> {
+    let told = std::str::from_utf8(told).ok()?;
+    let part = |name: &str| {
+        told.split(',')
+            .find_map(|p| p.strip_prefix(name)?.strip_prefix('='))
+    };
+    Some((part("name")?.to_owned(), part("ver")?.parse().ok()?))
 }

@@ -2,6 +2,7 @@
 
 mod hazards;
 
+use super::super::fitness::Settings;
 use super::*;
 use redoubt_client::Position;
 use redoubt_resp::info::{Flavor, ReplicationInfo, Role, ServerInfo};
@@ -48,6 +49,12 @@ fn replica(run: u8, fed: u8, offset: u64) -> Look {
             master_port: Some(7301),
             sync_in_progress: false,
             connected_slaves: 0,
+        },
+        settings: Settings {
+            databases: 16,
+            read_only: true,
+            ignores_maxmemory: true,
+            modules: Vec::new(),
         },
     }
 }

@@ -94,8 +94,60 @@ fn h17_a_replica_that_skipped_commands_is_not_promoted() {
     skipped.server.unexpected_error_replies = Some(3);
     play(
         &mut core,
-        vec![(looked(skipped), "release 2"), (Event::Done, "refused")],
+        vec![
+            (looked(skipped), "release 2"),
+            (Event::Done, "refused"),
+            (Event::Done, "look"),
+            // No further epoch is taken for the same process, whatever it says now.
+            (looked(replica(50, 2, 500)), "refused"),
+            (Event::Done, "look"),
+            (looked(replica(51, 2, 500)), "acquire"),
+        ],
     );
+}
+
+#[test]
+fn h17_a_replica_that_is_not_what_the_last_master_was_is_not_promoted() {
+    let kinds: [fn(&mut Look); 4] = [
+        |look| look.server.version = (7, 0, 14),
+        |look| look.settings.databases = 4,
+        |look| look.settings.read_only = false,
+        |look| look.settings.ignores_maxmemory = false,
+    ];
+    for differs in kinds {
+        let mut core = core();
+        let other = |offset| {
+            let mut look = replica(50, 2, offset);
+            differs(&mut look);
+            looked(look)
+        };
+        let mut last = record(1, 40, 0);
+        last.as_mut().unwrap().server = "redis 7.0.15, 16 databases".into();
+        let events = vec![
+            (Event::Started, "look"),
+            (other(500), "acquire"),
+            (granted(2, past(last, &[(1, 0), (2, 0)], 500)), "look"),
+            (other(500), "prepare"),
+            (Event::Done, "release 2"),
+            (Event::Done, "refused"),
+            (Event::Done, "look"),
+            (other(500), "refused"),
+        ];
+        play(&mut core, events);
+    }
+}
+
+#[test]
+fn h17_an_older_master_of_the_journals_history_is_not_even_fed() {
+    let mut core = core();
+    let mut stale = master(50, 1, None, 400);
+    stale.server.version = (7, 0, 14);
+    let events = vec![
+        (Event::Started, "look"),
+        (looked(stale), "describe"),
+        (described(past(record(1, 40, 0), &[(1, 0), (2, 300)], 500)), "refused"),
+    ];
+    play(&mut core, events);
 }
 
 /// What it skipped before this takeover began counts as well: it was a replica since it was started.

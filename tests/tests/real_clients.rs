@@ -64,6 +64,25 @@ async fn redis_py_is_served_as_by_redis() {
     cluster.down().await;
 }
 
+#[tokio::test]
+async fn ioredis_is_served_as_by_redis() {
+    const PARTS: [&str; 10] = [
+        "values",
+        "pipelines",
+        "auto_pipelining",
+        "transactions",
+        "pub_sub",
+        "blocking_pops",
+        "scripts",
+        "streams",
+        "scans",
+        "through_a_kill",
+    ];
+    let mut cluster = DevCluster::start(Options::default()).await;
+    tour(&cluster, "ioredis.cjs", &[], &PARTS).await;
+    cluster.down().await;
+}
+
 /// What a program that ran 1,000 jobs through a queue says at its end: how many were completed, how many were run again
 /// although they had been run, and how many errors it met.
 async fn all_done(program: ClientProgram) -> (u64, u64) {

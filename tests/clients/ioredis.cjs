@@ -207,7 +207,7 @@ const parts = [
 
 async function main() {
   for (const part of parts) {
-    await part(client());
+    await part(...(part.length > 0 ? [client()] : []));
     console.log(part.name);
     while (opened.length) opened.pop().disconnect();
   }

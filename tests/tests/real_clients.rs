@@ -83,6 +83,21 @@ async fn ioredis_is_served_as_by_redis() {
     cluster.down().await;
 }
 
+#[tokio::test]
+async fn node_redis_is_served_as_by_redis() {
+    const PARTS: [&str; 6] = [
+        "values",
+        "auto_pipelining",
+        "transactions",
+        "pub_sub",
+        "client_side_cache",
+        "through_a_kill",
+    ];
+    let mut cluster = DevCluster::start(Options::default()).await;
+    tour(&cluster, "node_redis.cjs", &[], &PARTS).await;
+    cluster.down().await;
+}
+
 /// What a program that ran 1,000 jobs through a queue says at its end: how many were completed, how many were run again
 /// although they had been run, and how many errors it met.
 async fn all_done(program: ClientProgram) -> (u64, u64) {

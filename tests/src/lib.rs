@@ -11,6 +11,7 @@
 )]
 
 mod abused;
+mod client_program;
 mod cluster;
 mod disk;
 mod equal;
@@ -27,6 +28,7 @@ mod versions;
 mod watched;
 
 pub use abused::Abused;
+pub use client_program::ClientProgram;
 pub use cluster::{Component, DevCluster, Options};
 pub use disk::{flip, place_of};
 pub use equal::{assert_equal, differences, wait_equal};

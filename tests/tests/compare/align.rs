@@ -1,0 +1,190 @@
+//! Which reply answers which command, found by the plain server's own replies.
+
+use super::frame::Frame;
+use super::generate::{Sent, State};
+use super::rules::{self, Alike};
+use super::table::Covered;
+use std::collections::VecDeque;
+
+/// One connection's commands that wait for their replies.
+#[derive(Default)]
+pub(crate) struct Aligned {
+    waiting: VecDeque<Sent>,
+    /// How many channels of the first of them were confirmed.
+    confirmed: usize,
+    in_multi: bool,
+    queued: Vec<Sent>,
+    subscriptions: i64,
+    sentinels: usize,
+}
+
+impl Aligned {
+    pub(crate) fn state(&self) -> State {
+        State {
+            in_multi: self.in_multi,
+            subscribed: self.subscriptions > 0,
+        }
+    }
+
+    /// The sentinel whose turn it is on this connection.
+    pub(crate) fn next_sentinel(&mut self) -> &'static str {
+        self.sentinels += 1;
+        if self.sentinels.is_multiple_of(2) {
+            "ping"
+        } else {
+            "echo"
+        }
+    }
+
+    pub(crate) fn sent(&mut self, commands: Vec<Sent>) {
+        self.waiting.extend(commands);
+    }
+
+    /// Compares what came from both sides.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(crate) fn compare(
+        &mut self,
+        plain: &[Frame],
+        proxied: &[Frame],
+        covered: &mut Covered,
+    ) -> Result<(), String> {
+        for (i, a) in plain.iter().enumerate() {
+            let sent = self.answered(a);
+            let Some(b) = proxied.get(i) else {
+                return Err(format!(
+                    "{}: {} from the plain server, nothing from the proxy",
+                    name(&sent),
+                    a.show()
+                ));
+            };
+            if let Some(sent) = &sent {
+                covered.count(sent, a.is_error());
+            }
+            self.judge(a, b, sent.as_ref())
+                .map_err(|()| format!("{}:\n  plain   {}\n  proxied {}", name(&sent), a.show(), b.show()))?;
+            if let Some(sent) = sent {
+                self.follow(a, sent);
+            }
+        }
+        match proxied.get(plain.len()) {
+            Some(more) => Err(format!("more from the proxy: {}", more.show())),
+            None => Ok(()),
+        }
+    }
+
+    /// The command that a frame answers; none for a push.
+    fn answered(&mut self, frame: &Frame) -> Option<Sent> {
+        let word = frame.items().first().map(Frame::bytes).unwrap_or_default();
+        let pushed = matches!(frame.kind(), b'>' | b'*');
+        if pushed && [&b"message"[..], b"pmessage", b"smessage", b"invalidate"].contains(&word) {
+            return None;
+        }
+        let confirms = pushed && word.ends_with(b"subscribe");
+        if confirms {
+            self.subscriptions = frame.items().get(2).and_then(Frame::int).unwrap_or_default();
+            self.drop_silent();
+            if self.waiting.front().is_some_and(|s| s.name.as_bytes() == word) {
+                self.confirmed += 1;
+                // Without channels there are as many as there were, or one: what comes next tells.
+                let channels = self.waiting[0].args.len() - 1;
+                if channels == self.confirmed {
+                    self.confirmed = 0;
+                    return self.waiting.pop_front();
+                }
+            }
+            return None;
+        }
+        self.drop_confirmed();
+        self.drop_silent();
+        self.waiting.pop_front()
+    }
+
+    /// Drops what left all channels, once something else is answered.
+    fn drop_confirmed(&mut self) {
+        let left_all = |s: &Sent| s.args.len() == 1 && s.name.ends_with("unsubscribe");
+        while self.confirmed > 0 && self.waiting.front().is_some_and(left_all) {
+            self.waiting.pop_front();
+        }
+        self.confirmed = 0;
+    }
+
+    fn drop_silent(&mut self) {
+        while self.waiting.front().is_some_and(|s| s.silent) {
+            self.waiting.pop_front();
+        }
+    }
+
+    fn judge(&self, a: &Frame, b: &Frame, sent: Option<&Sent>) -> Result<(), ()> {
+        let Some(sent) = sent else {
+            return if a == b { Ok(()) } else { Err(()) };
+        };
+        if let Some(label) = sent.refused {
+            let refusal = format!("ERR {label} is refused by Redoubt: ");
+            let refused = b.kind() == b'-' && b.bytes().starts_with(refusal.as_bytes());
+            let stands_in = a
+                .bytes()
+                .starts_with(b"ERR unknown command 'REFUSED-BY-THE-PROXY'");
+            return if refused && stands_in { Ok(()) } else { Err(()) };
+        }
+        let executed = sent.name == "exec" && !a.items().is_empty();
+        let same = if executed && a.items().len() == self.queued.len() && a.kind() == b.kind() {
+            a.items().len() == b.items().len()
+                && a.items()
+                    .iter()
+                    .zip(b.items())
+                    .zip(&self.queued)
+                    .all(|((a, b), sent)| rules::alike(a, b, rule(sent)))
+        } else {
+            // A queued command's answer is not its own.
+            let alike = if a.says("QUEUED") { Alike::Same } else { rule(sent) };
+            rules::alike(a, b, alike)
+        };
+        if same { Ok(()) } else { Err(()) }
+    }
+
+    /// What a reply says about the connection.
+    fn follow(&mut self, frame: &Frame, sent: Sent) {
+        match sent.name.as_str() {
+            "multi" if frame.says("OK") => self.in_multi = true,
+            "exec" if !frame.bytes().starts_with(b"ERR EXEC without") && sent.args.len() == 1 => {
+                self.end_multi()
+            }
+            "discard" if frame.says("OK") => self.end_multi(),
+            "reset" if frame.says("RESET") => {
+                self.end_multi();
+                self.subscriptions = 0;
+            }
+            _ if frame.says("QUEUED") && self.in_multi => self.queued.push(sent),
+            _ => {}
+        }
+    }
+
+    fn end_multi(&mut self) {
+        self.in_multi = false;
+        self.queued.clear();
+    }
+}
+
+/// The rule of a command as it is written.
+fn rule(sent: &Sent) -> Alike {
+    let digest = sent
+        .args
+        .get(1)
+        .is_some_and(|a| a.to_ascii_lowercase().starts_with(b"digest"));
+    match rules::of(&sent.name).0 {
+        Alike::Type if sent.name == "debug" && digest => Alike::Same,
+        alike => alike,
+    }
+}
+
+fn name(sent: &Option<Sent>) -> String {
+    match sent {
+        None => "a push".to_owned(),
+        Some(sent) => {
+            let args: Vec<String> = sent.args.iter().map(|a| a.escape_ascii().to_string()).collect();
+            args.join(" ")
+        }
+    }
+}

@@ -27,7 +27,7 @@ mod watched;
 pub use abused::Abused;
 pub use cluster::{Component, DevCluster, Options};
 pub use disk::{flip, place_of};
-pub use equal::{assert_equal, differences, wait_equal};
+pub use equal::{assert_equal, differences, differences_but_in_time, wait_equal};
 pub use forward::Forward;
 pub use journal::{contains, served, take_over_and_write};
 pub use marker::Marker;

@@ -116,7 +116,12 @@ pub async fn differences_but_in_time(
     b: &mut MultiplexedConnection,
 ) -> redis::RedisResult<Vec<String>> {
     const APART_MS_MAX: u64 = 120_000;
+    let libraries = (libraries(a).await?, libraries(b).await?);
     let (mut a, mut b) = (picture(a).await?, picture(b).await?);
+    // Several libraries are dumped in the order of a hash table.
+    if libraries.0 == libraries.1 {
+        b.functions = a.functions.clone();
+    }
     for (key, (expires, stream)) in &mut a.keys {
         if let Some((other, of_other)) = b.keys.get_mut(key) {
             if *expires > 0 && *other > 0 && expires.abs_diff(*other) < APART_MS_MAX {
@@ -127,6 +132,24 @@ pub async fn differences_but_in_time(
         }
     }
     Ok(apart(&a, &b))
+}
+
+/// Names and code of all libraries.
+async fn libraries(conn: &mut MultiplexedConnection) -> redis::RedisResult<Vec<String>> {
+    let mut list = redis::cmd("FUNCTION");
+    let list: Vec<BTreeMap<String, Value>> = list.arg("LIST").arg("WITHCODE").query_async(conn).await?;
+    let mut libraries: Vec<String> = list
+        .iter()
+        .map(|library| {
+            format!(
+                "{:?} {:?}",
+                library.get("library_name"),
+                library.get("library_code")
+            )
+        })
+        .collect();
+    libraries.sort_unstable();
+    Ok(libraries)
 }
 
 /// Whatever is a time in milliseconds of these years.

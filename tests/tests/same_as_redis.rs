@@ -128,7 +128,10 @@ async fn a_random_program_is_answered_as_by_a_plain_server() {
     // What they hold is the same, too.
     let mut master = connect(cluster.port("master-1")).await;
     let apart = differences_but_in_time(&mut asked, &mut master).await.unwrap();
-    assert!(apart.is_empty(), "COMPARE_SEED={seed}: the servers hold different data: {apart:#?}");
+    assert!(
+        apart.is_empty(),
+        "COMPARE_SEED={seed}: the servers hold different data: {apart:#?}"
+    );
     cluster.down().await;
 }
 

@@ -50,6 +50,7 @@ impl Aligned {
         proxied: &[Frame],
         covered: &mut Covered,
     ) -> Result<(), String> {
+        let (plain, proxied) = (patterns_in_order(plain), patterns_in_order(proxied));
         for (i, a) in plain.iter().enumerate() {
             let sent = self.answered(a);
             let Some(b) = proxied.get(i) else {
@@ -78,10 +79,11 @@ impl Aligned {
     fn answered(&mut self, frame: &Frame) -> Option<Sent> {
         let word = frame.items().first().map(Frame::bytes).unwrap_or_default();
         let pushed = matches!(frame.kind(), b'>' | b'*');
-        if pushed && [&b"message"[..], b"pmessage", b"smessage", b"invalidate"].contains(&word) {
+        let confirms = pushed && word.ends_with(b"subscribe");
+        let message = pushed && [&b"message"[..], b"pmessage", b"smessage"].contains(&word);
+        if message || (frame.kind() == b'>' && !confirms) {
             return None;
         }
-        let confirms = pushed && word.ends_with(b"subscribe");
         if confirms {
             self.subscriptions = frame.items().get(2).and_then(Frame::int).unwrap_or_default();
             self.drop_silent();
@@ -120,7 +122,16 @@ impl Aligned {
         let Some(sent) = sent else {
             // Which names a connection by its id.
             let broken = |f: &Frame| f.items().len() == 2 && f.items()[0].says("tracking-redir-broken");
-            return if a == b || (broken(a) && broken(b)) { Ok(()) } else { Err(()) };
+            // Who leaves all channels leaves them in the order of a hash table.
+            let left = |f: &Frame| {
+                let [word, channel, rest] = f.items() else {
+                    return None;
+                };
+                let leaves = word.bytes().ends_with(b"unsubscribe");
+                leaves.then(|| (word.clone(), channel.kind(), rest.clone()))
+            };
+            let alike = a == b || (broken(a) && broken(b)) || (left(a).is_some() && left(a) == left(b));
+            return if alike { Ok(()) } else { Err(()) };
         };
         if let Some(label) = sent.refused {
             let refusal = format!("ERR {label} is refused by Redoubt: ");
@@ -169,6 +180,22 @@ impl Aligned {
     }
 }
 
+/// A message comes once for each of its subscriber's patterns that it matches, in the order of a hash table.
+fn patterns_in_order(frames: &[Frame]) -> Vec<Frame> {
+    let mut frames = frames.to_vec();
+    let same = |a: &Frame, b: &Frame| is_pattern(a) && is_pattern(b);
+    for run in frames.chunk_by_mut(same) {
+        if is_pattern(&run[0]) {
+            run.sort_unstable();
+        }
+    }
+    frames
+}
+
+fn is_pattern(frame: &Frame) -> bool {
+    frame.items().first().is_some_and(|word| word.says("pmessage"))
+}
+
 /// The rule of a command as it is written.
 fn rule(sent: &Sent) -> Alike {
     let digest = sent
@@ -178,7 +205,14 @@ fn rule(sent: &Sent) -> Alike {
     match rules::of(&sent.name).0 {
         Alike::Type if sent.name == "debug" && digest => Alike::Same,
         // From its middle, a scan shows whatever the hash table has there.
-        Alike::Scan if sent.args.get(1 + usize::from(sent.name != "scan")).is_none_or(|c| c != b"0") => Alike::Type,
+        Alike::Scan
+            if sent
+                .args
+                .get(1 + usize::from(sent.name != "scan"))
+                .is_none_or(|c| c != b"0") =>
+        {
+            Alike::Type
+        }
         alike => alike,
     }
 }

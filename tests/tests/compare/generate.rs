@@ -220,13 +220,7 @@ impl Generator {
             step.wait_through = !forever;
         }
         let ends = word == b"quit";
-        let draws = sent.name == "spop" && sent.args.len() > 1;
-        let key = sent.args.get(1).cloned();
-        step.commands.push(sent);
-        if let (true, Some(key)) = (draws, key) {
-            // What is left is not the same on both servers.
-            step.commands.push(Sent::new("del", vec![b"DEL".to_vec(), key]));
-        }
+        push(sent, &mut step.commands);
         blocks || ends
     }
 
@@ -425,7 +419,7 @@ impl Generator {
             if command.blocking {
                 special::set_timeout(&mut sent.args, "0.02");
             }
-            to.push(sent);
+            push(sent, to);
         }
         to.push(Sent::of(&[self.dice.one(&["EXEC", "EXEC", "EXEC", "DISCARD"])]));
     }
@@ -449,6 +443,15 @@ impl Generator {
         }
         step.commands.iter_mut().for_each(|sent| sent.silent = true);
         step.commands.push(Sent::of(&["CLIENT", "REPLY", "ON"]));
+    }
+}
+
+/// Adds a command, and what makes both servers' data the same again behind one that draws.
+fn push(sent: Sent, to: &mut Vec<Sent>) {
+    let drawn_from = (sent.name == "spop").then(|| sent.args.get(1).cloned()).flatten();
+    to.push(sent);
+    if let Some(key) = drawn_from {
+        to.push(Sent::new("del", vec![b"DEL".to_vec(), key]));
     }
 }
 

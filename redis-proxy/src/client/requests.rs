@@ -8,6 +8,7 @@
 
 use super::inspect::{OwnConnection, RefusalCode, Verdict, inspect, names_set_repl};
 use bytes::{BufMut, BytesMut};
+use redoubt_env::planted;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestScanner};
 use redoubt_resp::stream::encode_command;
 use redoubt_types::limits::LINE_BYTES_MAX;
@@ -119,6 +120,9 @@ impl Requests {
     }
 
     fn refuse(&self, code: RefusalCode, output: &mut BytesMut, passed: &mut Passed) -> Route {
+        if planted::on("refused_without_a_reply") {
+            return Route::Drop;
+        }
         let name = format!("{}{:02}", self.marker_prefix, code.get());
         encode_command(&[name.as_bytes()], output);
         passed.markers += 1;

@@ -47,13 +47,10 @@ impl Sent {
     /// A command that is written out.
     pub(crate) fn of(words: &[&str]) -> Sent {
         let args = words.iter().map(|w| w.as_bytes().to_vec()).collect();
-        let container = ["client", "object", "script"].contains(&words[0]);
-        let name = if container {
-            words[..2].join("|")
-        } else {
-            words[0].to_owned()
-        };
-        Sent::new(&name.to_ascii_lowercase(), args)
+        let words: Vec<String> = words.iter().map(|w| w.to_ascii_lowercase()).collect();
+        let container = ["client", "xgroup"].contains(&words[0].as_str());
+        let name = words[..1 + usize::from(container)].join("|");
+        Sent::new(&name, args)
     }
 }
 
@@ -394,11 +391,7 @@ impl Generator {
         for words in made {
             let words = keyed(words);
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let mut sent = Sent::of(&words);
-            if words[0] == "XGROUP" {
-                sent.name = "xgroup|create".to_owned();
-            }
-            to.push(sent);
+            to.push(Sent::of(&words));
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) struct Connection {
     /// Since when requests wait for that.
     waits_since: Option<BootTime>,
     deadline: Option<Waiting<()>>,
+    /// Until when a WAIT for more replicas than there are keeps the client's next requests.
+    pause: Option<Waiting<()>>,
 }
 
 /// What the client's bytes are read for.
@@ -143,6 +145,7 @@ impl Connection {
             last_line: None,
             pace: Pace::Free,
             deadline: None,
+            pause: None,
         }
     }
 
@@ -305,6 +308,12 @@ impl Connection {
         if self.client_read_side == ClientRead::Ended || full {
             return Step::Idle;
         }
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return Step::Idle;
+            }
+            self.pause = None;
+        }
         if self.turn.poll(cx).is_pending() {
             return self.read_ahead(cx);
         }
@@ -352,7 +361,7 @@ impl Connection {
         if self.client_read_side == ClientRead::EndOnly {
             self.input.clear();
         }
-        if self.input.is_empty() {
+        if self.pause.is_some() || (self.input.is_empty() && !self.requests.is_paused()) {
             return false;
         }
         let before = (self.input.len(), self.outbound.len());
@@ -363,6 +372,11 @@ impl Connection {
         self.replies.expect_markers(passed.markers);
         if passed.monitor && matches!(self.pace, Pace::Free) {
             self.pace = Pace::Ready;
+        }
+        if let Some(asked) = passed.pause {
+            let (env, pause) = (self.env.clone(), asked.min(self.release_deadline));
+            self.pause = Some(Box::pin(async move { env.sleep(pause).await }));
+            return true;
         }
         match passed.error {
             None => {}

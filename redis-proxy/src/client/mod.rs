@@ -4,21 +4,22 @@
 //! sessions waits, unread, up to the release deadline. Promises that nothing is written to a client that the
 //! session's hold has not released, but the refusal of the connection itself. Must not know the journal.
 //!
-//! In data-path order: `turn` says when a client is read, [`inspect`] judges commands, [`requests`] passes them on,
+//! In data-path order: `turn` says when a client is read, [`inspect`] judges commands (`wait` and `peers` for it), [`requests`] passes them on,
 //! [`replies`] holds what comes back, and `connection` moves the bytes.
 
 mod connection;
 pub mod inspect;
+pub mod peers;
 pub mod replies;
 pub mod requests;
 mod turn;
+pub mod wait;
 
 use crate::config::Config;
 use crate::session::Session;
 use crate::upstream::{ProveError, Proven, prove};
 use connection::{Connection, Ended};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use inspect::OwnConnection;
 use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
 use redoubt_types::BootTime;
@@ -100,15 +101,18 @@ pub async fn serve(
 async fn serve_one(shared: Arc<Shared>, client: Box<dyn Conn>, peer: String) {
     let deadline = shared.env.now().plus(shared.options.release_deadline);
     match begin(&shared, deadline).await {
-        Begun::Served(session, proven) => match connect(&shared, session, proven, client) {
-            Ok(connection) => {
-                let ended = connection.run().await;
-                if let Ended::Dropped(why) = ended {
-                    tracing::debug!(peer, why, "client connection dropped");
+        Begun::Served(session, proven) => {
+            let _member = session.peers.join(proven.id, proven.addr.clone());
+            match connect(&shared, session, proven, client) {
+                Ok(connection) => {
+                    let ended = connection.run().await;
+                    if let Ended::Dropped(why) = ended {
+                        tracing::debug!(peer, why, "client connection dropped");
+                    }
                 }
+                Err(error) => tracing::debug!(peer, %error, "no connection to the server"),
             }
-            Err(error) => tracing::debug!(peer, %error, "no connection to the server"),
-        },
+        }
         Begun::Refused(error) => turn_away(&shared.env, client, &error).await,
         Begun::NotServing => tracing::debug!(peer, "nothing was served up to the deadline"),
     }
@@ -157,15 +161,12 @@ fn connect(
     proven: Proven,
     client: Box<dyn Conn>,
 ) -> io::Result<Connection> {
-    let own = OwnConnection {
-        id: proven.id,
-        addr: proven.addr.clone(),
-    };
+    let peers = session.peers.clone();
     let (upstream, early) = proven.into_conn()?;
     if !early.is_empty() {
         return Err(io::Error::other("the server sent more than it was asked for"));
     }
-    let requests = Requests::new(own, Arc::clone(&shared.marker_prefix));
+    let requests = Requests::new(peers, Arc::clone(&shared.marker_prefix));
     let replies = Replies::new(session.hold.waiter(), &shared.marker_prefix);
     let deadline = shared.options.release_deadline;
     Ok(Connection::new(

@@ -93,6 +93,7 @@ async fn a_random_program_is_answered_as_by_a_plain_server() {
         let step = match blocked.first() {
             // Whoever waits for long is let go.
             Some(c) if blocked.len() > 2 || generator.dice.percent(3) => Step::unblock(*c),
+            _ if !both.states()[0].in_multi && generator.dice.roll(200) == 0 => generator.kill(),
             _ => generator.step(&both.states(), |c| both.may_send(c)),
         };
         let text: Vec<String> = step.commands.iter().map(Sent::show).collect();

@@ -9,6 +9,10 @@
 use redoubt_resp::request::RequestHead;
 use std::time::Duration;
 
+/// Scripts that are nobody else's: the server remembers each, and tells by SCRIPT EXISTS.
+const WAIT: &str = "return 1 -- Redoubt: WAIT";
+const WAITAOF: &str = "return {1,1} -- Redoubt: WAITAOF";
+
 /// What a `WAIT` becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -22,8 +26,8 @@ pub struct Wait {
 /// complain about.
 pub fn judge(head: &RequestHead) -> Option<Wait> {
     let (script, replicas_at) = match head.name().len() {
-        4 if head.is(0, "wait") => ("return 1", 1),
-        7 if head.is(0, "waitaof") => ("return {1,1}", 2),
+        4 if head.is(0, "wait") => (WAIT, 1),
+        7 if head.is(0, "waitaof") => (WAITAOF, 2),
         _ => return None,
     };
     if head.arg_count != replicas_at + 2 {
@@ -74,10 +78,10 @@ mod tests {
     fn the_journal_is_one_replica_and_the_fsync() {
         let at_once = |script| Some(Wait { script, pause: None });
         for line in ["WAIT 0 0", "wait 1 0", "WAIT 1 100", "WAIT -3 5"] {
-            assert_eq!(judged(line), at_once("return 1"), "{line}");
+            assert_eq!(judged(line), at_once(WAIT), "{line}");
         }
         for line in ["WAITAOF 1 1 0", "waitaof 0 0 10", "WAITAOF 0 1 1"] {
-            assert_eq!(judged(line), at_once("return {1,1}"), "{line}");
+            assert_eq!(judged(line), at_once(WAITAOF), "{line}");
         }
     }
 

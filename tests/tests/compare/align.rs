@@ -4,7 +4,7 @@ use super::frame::Frame;
 use super::generate::{Sent, State};
 use super::rules::{self, Alike};
 use super::table::Covered;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// One connection's commands that wait for their replies.
 #[derive(Default)]
@@ -14,7 +14,8 @@ pub(crate) struct Aligned {
     confirmed: usize,
     in_multi: bool,
     queued: Vec<Sent>,
-    subscriptions: i64,
+    /// What it listens to: which kind of subscription, and the channel or pattern.
+    subscriptions: BTreeSet<(u8, Vec<u8>)>,
     sentinels: usize,
 }
 
@@ -22,7 +23,7 @@ impl Aligned {
     pub(crate) fn state(&self) -> State {
         State {
             in_multi: self.in_multi,
-            subscribed: self.subscriptions > 0,
+            subscribed: !self.subscriptions.is_empty(),
         }
     }
 
@@ -85,31 +86,38 @@ impl Aligned {
             return None;
         }
         if confirms {
-            self.subscriptions = frame.items().get(2).and_then(Frame::int).unwrap_or_default();
+            let of_kind = self.subscribe(word, frame);
             self.drop_silent();
             if self.waiting.front().is_some_and(|s| s.name.as_bytes() == word) {
                 self.confirmed += 1;
-                // Without channels there are as many as there were, or one: what comes next tells.
+                // Who leaves all is told of each, or once that there was none.
                 let channels = self.waiting[0].args.len() - 1;
-                if channels == self.confirmed {
+                let left_all = channels == 0 && of_kind == 0;
+                if left_all || channels == self.confirmed {
                     self.confirmed = 0;
                     return self.waiting.pop_front();
                 }
             }
             return None;
         }
-        self.drop_confirmed();
         self.drop_silent();
         self.waiting.pop_front()
     }
 
-    /// Drops what left all channels, once something else is answered.
-    fn drop_confirmed(&mut self) {
-        let left_all = |s: &Sent| s.args.len() == 1 && s.name.ends_with("unsubscribe");
-        while self.confirmed > 0 && self.waiting.front().is_some_and(left_all) {
-            self.waiting.pop_front();
+    /// Takes note of a confirmation: how many subscriptions of its kind there are now.
+    fn subscribe(&mut self, word: &[u8], frame: &Frame) -> usize {
+        let kind = match word {
+            b"psubscribe" | b"punsubscribe" => b'p',
+            b"ssubscribe" | b"sunsubscribe" => b's',
+            _ => b'c',
+        };
+        let key = (kind, frame.items()[1].bytes().to_vec());
+        if word.ends_with(b"unsubscribe") {
+            self.subscriptions.remove(&key);
+        } else {
+            self.subscriptions.insert(key);
         }
-        self.confirmed = 0;
+        self.subscriptions.iter().filter(|(k, _)| *k == kind).count()
     }
 
     fn drop_silent(&mut self) {
@@ -167,7 +175,7 @@ impl Aligned {
             "discard" if frame.says("OK") => self.end_multi(),
             "reset" if frame.says("RESET") => {
                 self.end_multi();
-                self.subscriptions = 0;
+                self.subscriptions.clear();
             }
             _ if frame.says("QUEUED") && self.in_multi => self.queued.push(sent),
             _ => {}

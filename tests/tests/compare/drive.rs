@@ -193,7 +193,7 @@ enum Settled {
 }
 
 /// What is to come of a step.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Due {
     token: String,
     sentinel: &'static str,
@@ -255,17 +255,21 @@ impl Both {
             let bytes = side.encode(&step, plain, &[sentinel, &token]);
             side.lines[c].send(&bytes);
         }
+        let kills = step.commands.iter().any(|sent| sent.name == "client|kill");
         let wait_through = step.wait_through;
         self.aligned[c].sent(step.commands);
         self.aligned[c].sent(vec![Sent::of(&[sentinel, &token])]);
         self.settle(c, &Due { token, sentinel }, wait_through, covered)?;
-        for other in self.blocked() {
-            if other != c
-                && let Some(due) = self.blocked[other].clone()
-                && self.plain.look(other).is_none_or(|seen| !seen.blocked)
-            {
+        for other in (0..CONNECTIONS).filter(|other| *other != c) {
+            let due = self.blocked[other].clone();
+            if due.is_none() && !kills {
+                continue;
+            }
+            // Those that went on, and those that are no more.
+            let seen = self.plain.look(other);
+            if seen.as_ref().is_none_or(|seen| due.is_some() && !seen.blocked) {
                 self.blocked[other] = None;
-                self.settle(other, &due, false, covered)?;
+                self.settle(other, &due.unwrap_or_default(), false, covered)?;
             }
         }
         Ok(())

@@ -74,6 +74,26 @@ impl Step {
     }
 }
 
+impl Generator {
+    /// One client ends another, or all that subscribe.
+    pub(crate) fn kill(&mut self) -> Step {
+        let mut args: Vec<Vec<u8>> = ["CLIENT", "KILL"].map(|w| w.as_bytes().to_vec()).into();
+        if self.dice.percent(30) {
+            args.extend(["TYPE", "pubsub"].map(|w| w.as_bytes().to_vec()));
+        } else {
+            args.extend([
+                b"ID".to_vec(),
+                special::id_of(1 + self.dice.roll(CONNECTIONS - 1)),
+            ]);
+        }
+        Step {
+            connection: 0,
+            commands: vec![Sent::new("client|kill", args)],
+            wait_through: false,
+        }
+    }
+}
+
 /// What of a connection's state decides what is sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct State {

@@ -49,6 +49,7 @@ pub(crate) fn arguments(generator: &mut Generator, command: &str) -> Option<Vec<
         ]),
         "client|kill" => dice.one(&[
             "TYPE replica",
+            "TYPE normal",
             "TYPE nosuch",
             "ADDR 127.0.0.1:1",
             "127.0.0.1:1",
@@ -89,7 +90,8 @@ pub(crate) fn arguments(generator: &mut Generator, command: &str) -> Option<Vec<
         "module|load" | "module|loadex" => "/nosuch.so",
         "module|unload" => "nosuch",
         "shutdown" => dice.one(&["", "NOSAVE", "SAVE", "ABORT"]),
-        "wait" => dice.one(&["0 0", "0 10", "1 10", "x 1", "1"]),
+        // None that keeps waiting: the plain server has no replica.
+        "wait" => dice.one(&["0 0", "0 10", "-1 0", "x 1", "0 x", "0 -1", "1"]),
         "replicaof" | "slaveof" => dice.one(&["NO ONE", "127.0.0.1 1"]),
         "client|tracking" => return Some(tracking(dice)),
         "client|unblock" => {

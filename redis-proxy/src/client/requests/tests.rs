@@ -70,7 +70,7 @@ fn a_refused_command_becomes_a_marker_in_its_place() {
 
 #[test]
 fn a_wait_becomes_its_answer_and_keeps_what_follows_if_it_has_to() {
-    let answer = command(&[b"EVAL_RO", b"return 1", b"0"]);
+    let answer = command(&[b"EVAL_RO", b"return 1 -- Redoubt: WAIT", b"0"]);
     let set = command(&[b"SET", b"a", b"1"]);
     let bytes = [set.clone(), command(&[b"WAIT", b"1", b"0"]), set.clone()].concat();
     let want = [set.clone(), answer.clone(), set.clone()].concat();

@@ -52,8 +52,9 @@ pub(super) struct Connection {
     session: Arc<Session>,
     release_deadline: Duration,
     client: Box<dyn Conn>,
-    upstream: Box<dyn Conn>,
+    /// Before the server connection, so that it is dropped before that: it holds the client's place among its peers.
     requests: Requests,
+    upstream: Box<dyn Conn>,
     replies: Replies,
     input: BytesMut,
     outbound: BytesMut,
@@ -161,6 +162,7 @@ impl Connection {
         })
         .await;
         if ended == Ended::Delivered {
+            drop(self.requests);
             drop(self.upstream);
             linger(&self.env, self.client).await;
         }

@@ -101,18 +101,15 @@ pub async fn serve(
 async fn serve_one(shared: Arc<Shared>, client: Box<dyn Conn>, peer: String) {
     let deadline = shared.env.now().plus(shared.options.release_deadline);
     match begin(&shared, deadline).await {
-        Begun::Served(session, proven) => {
-            let _member = session.peers.join(proven.id, proven.addr.clone());
-            match connect(&shared, session, proven, client) {
-                Ok(connection) => {
-                    let ended = connection.run().await;
-                    if let Ended::Dropped(why) = ended {
-                        tracing::debug!(peer, why, "client connection dropped");
-                    }
+        Begun::Served(session, proven) => match connect(&shared, session, proven, client) {
+            Ok(connection) => {
+                let ended = connection.run().await;
+                if let Ended::Dropped(why) = ended {
+                    tracing::debug!(peer, why, "client connection dropped");
                 }
-                Err(error) => tracing::debug!(peer, %error, "no connection to the server"),
             }
-        }
+            Err(error) => tracing::debug!(peer, %error, "no connection to the server"),
+        },
         Begun::Refused(error) => turn_away(&shared.env, client, &error).await,
         Begun::NotServing => tracing::debug!(peer, "nothing was served up to the deadline"),
     }
@@ -161,12 +158,13 @@ fn connect(
     proven: Proven,
     client: Box<dyn Conn>,
 ) -> io::Result<Connection> {
-    let peers = session.peers.clone();
+    let (id, addr) = (proven.id, proven.addr.clone());
     let (upstream, early) = proven.into_conn()?;
     if !early.is_empty() {
         return Err(io::Error::other("the server sent more than it was asked for"));
     }
-    let requests = Requests::new(peers, Arc::clone(&shared.marker_prefix));
+    let member = session.peers.join(id, addr);
+    let requests = Requests::new(member, Arc::clone(&shared.marker_prefix));
     let replies = Replies::new(session.hold.waiter(), &shared.marker_prefix);
     let deadline = shared.options.release_deadline;
     Ok(Connection::new(

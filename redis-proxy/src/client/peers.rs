@@ -12,7 +12,8 @@ pub struct Peers {
     members: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
-/// One client's place among them, until it is dropped.
+/// One client's place among them, until it is dropped. That MUST be before its connection to the server is closed, or
+/// another connection may have its address while it is still here.
 #[derive(Debug)]
 pub struct Member {
     peers: Peers,
@@ -42,6 +43,13 @@ impl Peers {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// All of them.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 }
 

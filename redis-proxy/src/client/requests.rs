@@ -7,7 +7,7 @@
 //! Must not know a socket.
 
 use super::inspect::{RefusalCode, Verdict, inspect, names_set_repl};
-use super::peers::Peers;
+use super::peers::Member;
 use bytes::{BufMut, BytesMut};
 use redoubt_env::planted;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestScanner};
@@ -52,7 +52,7 @@ pub enum Offence {
 #[derive(Debug)]
 pub struct Requests {
     scanner: RequestScanner,
-    peers: Peers,
+    member: Member,
     /// What every marker's name begins with.
     marker_prefix: Arc<str>,
     route: Route,
@@ -67,11 +67,11 @@ pub struct Requests {
 
 impl Requests {
     /// The request path of a new connection.
-    pub fn new(peers: Peers, marker_prefix: Arc<str>) -> Self {
+    pub fn new(member: Member, marker_prefix: Arc<str>) -> Self {
         let scanner = RequestScanner::new();
         Requests {
             scanner,
-            peers,
+            member,
             marker_prefix,
             route: Route::Forward,
             body_due: false,
@@ -100,7 +100,7 @@ impl Requests {
             match self.scanner.next(input) {
                 Ok(Some(RequestEvent::Head(head))) => {
                     self.body_due = true;
-                    self.route = match inspect(&head, &self.peers) {
+                    self.route = match inspect(&head, self.member.peers()) {
                         Verdict::Forward => Route::Forward,
                         Verdict::ForwardMonitor => {
                             passed.monitor = true;

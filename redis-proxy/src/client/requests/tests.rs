@@ -1,11 +1,13 @@
 use super::*;
+use crate::client::peers::Peers;
 use proptest::prelude::*;
 
 const PREFIX: &str = "REDOUBT-REFUSED-0123456789abcdef-";
 const NO_BOUND: usize = usize::MAX;
 
 fn requests() -> Requests {
-    Requests::new(Peers::default(), PREFIX.into())
+    let member = Peers::default().join(42, "127.0.0.1:5000".to_owned());
+    Requests::new(member, PREFIX.into())
 }
 
 fn command(args: &[&[u8]]) -> Vec<u8> {

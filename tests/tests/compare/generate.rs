@@ -275,7 +275,7 @@ impl Generator {
             self.entries += 1;
             special::settle_entry(&mut self.dice, self.entries, &mut args);
         }
-        special::settle(&command.name, &mut args);
+        special::settle(&mut self.dice, &command.name, &mut args);
         if self.dice.percent(5) {
             self.spoil(command, &mut args, words);
         }
@@ -358,7 +358,7 @@ impl Generator {
     fn make(&mut self, to: &mut Vec<Sent>) {
         let n = self.dice.roll(3);
         let key = |kind: &str| format!("{kind}:{n}");
-        let made: &[&[&str]] = match self.dice.roll(9) {
+        let made: &[&[&str]] = match self.dice.roll(10) {
             0 => &[&["SET", "s", "10"], &["APPEND", "s", "1"]],
             1 => &[&["RPUSH", "l", "a", "b", "c", "10", "7", "a"]],
             2 => &[&["HSET", "h", "f0", "1", "f1", "two", "f2", "3.5"]],
@@ -391,10 +391,13 @@ impl Generator {
                 "37.502669",
                 "Catania",
             ]],
-            7 => &[&["SETBIT", "b", "7", "1"], &["SETBIT", "b", "100", "1"]],
+            7 => &[&[
+                "ZADD", "y", "0", "a", "0", "b", "0", "c", "0", "m1", "0", "m2", "0", "z",
+            ]],
+            8 => &[&["SETBIT", "b", "7", "1"], &["SETBIT", "b", "100", "1"]],
             _ => &[&["PFADD", "p", "a", "b", "c", "d"]],
         };
-        let is_key = |word: &str| word.len() == 1 && "slhezxgbp".contains(word);
+        let is_key = |word: &str| word.len() == 1 && "slhezxgbpy".contains(word);
         let keyed = |words: &[&str]| -> Vec<String> {
             // Only the first word that can be one is the key: elements look alike.
             let at = words.iter().position(|w| is_key(w)).expect("each has a key");

@@ -208,7 +208,14 @@ pub(crate) fn settle_entry(dice: &mut Dice, n: u64, args: &mut [Vec<u8>]) {
 }
 
 /// Takes out what would leave other data on one server than on the other.
-pub(crate) fn settle(command: &str, args: &mut Vec<Vec<u8>>) {
+pub(crate) fn settle(dice: &mut Dice, command: &str, args: &mut Vec<Vec<u8>>) {
+    // Between members of different scores, what lies between two members depends on a skip list's random levels: these
+    // have keys of their own, in which all scores are the same.
+    let by_lex = args.iter().any(|a| a.eq_ignore_ascii_case(b"bylex"));
+    if command.contains("lex") || by_lex {
+        let key = 1 + usize::from(command == "zrangestore");
+        args[key] = format!("y:{}", dice.roll(3)).into_bytes();
+    }
     // Elements of equal weight are stored in any order.
     let at = |word: &[u8], args: &[Vec<u8>]| args.iter().position(|a| a.eq_ignore_ascii_case(word));
     if command == "sort"

@@ -80,7 +80,8 @@ impl Aligned {
     fn answered(&mut self, frame: &Frame) -> Option<Sent> {
         let word = frame.items().first().map(Frame::bytes).unwrap_or_default();
         let pushed = matches!(frame.kind(), b'>' | b'*');
-        let confirms = pushed && word.ends_with(b"subscribe");
+        let counts = frame.items().len() == 3 && frame.items()[2].kind() == b':';
+        let confirms = pushed && counts && word.ends_with(b"subscribe");
         let message = pushed && [&b"message"[..], b"pmessage", b"smessage"].contains(&word);
         if message || (frame.kind() == b'>' && !confirms) {
             return None;

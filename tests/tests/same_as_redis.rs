@@ -92,7 +92,7 @@ async fn a_random_program_is_answered_as_by_a_plain_server() {
         let blocked = both.blocked();
         let step = match blocked.first() {
             // Whoever waits for long is let go.
-            Some(c) if blocked.len() > 2 || generator.dice.percent(3) => Step::unblock(*c),
+            Some(c) if blocked.len() > 2 || generator.dice.percent(3) => Step::unblock(*c, both.states()[0]),
             _ if !both.states()[0].in_multi && generator.dice.roll(200) == 0 => generator.kill(),
             _ => generator.step(&both.states(), |c| both.may_send(c)),
         };
@@ -117,9 +117,19 @@ async fn a_random_program_is_answered_as_by_a_plain_server() {
         .cloned()
         .collect();
     covered.print(&left_out);
-    println!(
-        "not drawn this time: {:?}",
-        covered.missing(generator.names().keys())
+    let names = generator.names();
+    let missing = covered.missing(names.keys());
+    println!("not drawn this time: {missing:?}");
+    assert!(
+        missing.is_empty() || wanted < 500_000,
+        "a long program draws them all"
+    );
+    // A program that has got stuck says the same again and again.
+    let (name, most) = covered.most();
+    assert!(
+        most < covered.total() / 10,
+        "{most} of {} are {name}",
+        covered.total()
     );
     println!(
         "{} replies compared in {took:.1?}, 0 differences (COMPARE_SEED={seed})",

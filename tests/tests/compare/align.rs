@@ -61,7 +61,7 @@ impl Aligned {
                     a.show()
                 ));
             };
-            if let Some(sent) = &sent {
+            if let Some(sent) = sent.as_ref().filter(|sent| !sent.sentinel) {
                 covered.count(sent, a.is_error());
             }
             self.judge(a, b, sent.as_ref())

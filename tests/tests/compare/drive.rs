@@ -258,7 +258,9 @@ impl Both {
         let kills = step.commands.iter().any(|sent| sent.name == "client|kill");
         let wait_through = step.wait_through;
         self.aligned[c].sent(step.commands);
-        self.aligned[c].sent(vec![Sent::of(&[sentinel, &token])]);
+        let mut last = Sent::of(&[sentinel, &token]);
+        last.sentinel = true;
+        self.aligned[c].sent(vec![last]);
         self.settle(c, &Due { token, sentinel }, wait_through, covered)?;
         for other in (0..CONNECTIONS).filter(|other| *other != c) {
             let due = self.blocked[other].clone();

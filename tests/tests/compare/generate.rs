@@ -20,6 +20,8 @@ pub(crate) struct Sent {
     pub(crate) raw: Option<&'static str>,
     /// As a line of text instead of an array.
     pub(crate) inline: bool,
+    /// Only ends a step: not counted.
+    pub(crate) sentinel: bool,
 }
 
 impl Sent {
@@ -31,6 +33,7 @@ impl Sent {
             silent: false,
             raw: None,
             inline: false,
+            sentinel: false,
         }
     }
 
@@ -63,12 +66,16 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Lets a blocked connection go.
-    pub(crate) fn unblock(blocked: usize) -> Step {
+    /// Lets a blocked connection go, by one that would not queue that: the first connection's `state`.
+    pub(crate) fn unblock(blocked: usize, state: State) -> Step {
         let args = vec![b"CLIENT".to_vec(), b"UNBLOCK".to_vec(), special::id_of(blocked)];
+        let mut commands = vec![Sent::new("client|unblock", args)];
+        if state.in_multi {
+            commands.insert(0, Sent::of(&["DISCARD"]));
+        }
         Step {
             connection: 0,
-            commands: vec![Sent::new("client|unblock", args)],
+            commands,
             wait_through: false,
         }
     }
@@ -186,8 +193,8 @@ impl Generator {
             return step;
         }
         let length = match self.dice.roll(10) {
-            0..3 => 1 + self.dice.roll(3),
-            3..8 => 5 + self.dice.roll(25),
+            0..2 => 1 + self.dice.roll(3),
+            2..6 => 5 + self.dice.roll(25),
             _ => 20 + self.dice.roll(60),
         };
         while step.commands.len() < length {

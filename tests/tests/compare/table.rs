@@ -29,6 +29,12 @@ impl Covered {
         self.by_name.values().map(|c| c.replies).sum()
     }
 
+    /// The most frequent command, and how often it was compared.
+    pub(crate) fn most(&self) -> (&str, u64) {
+        let most = self.by_name.iter().max_by_key(|(_, c)| c.replies);
+        most.map_or(("", 0), |(name, c)| (name, c.replies))
+    }
+
     /// Of these, the ones that were not compared once.
     pub(crate) fn missing<'a>(&self, all: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
         all.filter(|name| !self.by_name.contains_key(*name))

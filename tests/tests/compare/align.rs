@@ -128,19 +128,9 @@ impl Aligned {
     }
 
     fn judge(&self, a: &Frame, b: &Frame, sent: Option<&Sent>) -> Result<(), ()> {
-        let Some(sent) = sent else {
-            // Which names a connection by its id.
-            let broken = |f: &Frame| f.items().len() == 2 && f.items()[0].says("tracking-redir-broken");
-            // Who leaves all channels leaves them in the order of a hash table.
-            let left = |f: &Frame| {
-                let [word, channel, rest] = f.items() else {
-                    return None;
-                };
-                let leaves = word.bytes().ends_with(b"unsubscribe");
-                leaves.then(|| (word.clone(), channel.kind(), rest.clone()))
-            };
-            let alike = a == b || (broken(a) && broken(b)) || (left(a).is_some() && left(a) == left(b));
-            return if alike { Ok(()) } else { Err(()) };
+        let leaves_all = |sent: &&Sent| sent.args.len() == 1 && sent.name.ends_with("unsubscribe");
+        let Some(sent) = sent.filter(|sent| !leaves_all(sent)) else {
+            return if pushed_alike(a, b) { Ok(()) } else { Err(()) };
         };
         if let Some(label) = sent.refused {
             let refusal = format!("ERR {label} is refused by Redoubt: ");
@@ -187,6 +177,21 @@ impl Aligned {
         self.in_multi = false;
         self.queued.clear();
     }
+}
+
+/// Whether what answers no command, or leaves all channels, is the same.
+fn pushed_alike(a: &Frame, b: &Frame) -> bool {
+    // Which names a connection by its id.
+    let broken = |f: &Frame| f.items().len() == 2 && f.items()[0].says("tracking-redir-broken");
+    // Who leaves all channels leaves them in the order of a hash table.
+    let left = |f: &Frame| {
+        let [word, channel, rest] = f.items() else {
+            return None;
+        };
+        let leaves = word.bytes().ends_with(b"unsubscribe");
+        leaves.then(|| (word.clone(), channel.kind(), rest.clone()))
+    };
+    a == b || (broken(a) && broken(b)) || (left(a).is_some() && left(a) == left(b))
 }
 
 /// A message comes once for each of its subscriber's patterns that it matches, in the order of a hash table.

@@ -4,6 +4,7 @@
 //! link is no such change. The session knows no socket: clients, fence and capture hold it and ask whether
 //! it is over.
 
+use crate::client::peers::Peers;
 use crate::hold::Hold;
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
@@ -55,6 +56,8 @@ pub struct Session {
     pub hold: Hold,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
+    /// Whom it serves.
+    pub peers: Peers,
     ended: watch::Sender<Option<EndReason>>,
 }
 
@@ -76,6 +79,7 @@ impl Session {
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
             hold,
+            peers: Peers::default(),
             ended: watch::Sender::new(None),
         }
     }

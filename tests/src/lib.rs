@@ -31,7 +31,7 @@ pub use abused::Abused;
 pub use client_program::ClientProgram;
 pub use cluster::{Component, DevCluster, Options};
 pub use disk::{flip, place_of};
-pub use equal::{assert_equal, differences, wait_equal};
+pub use equal::{assert_equal, differences, differences_but_in_time, wait_equal};
 pub use forward::Forward;
 pub use journal::{contains, served, take_over_and_write};
 pub use kinds::{run, write_all_types};

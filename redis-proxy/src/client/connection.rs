@@ -62,8 +62,9 @@ pub(super) struct Connection {
     session: Arc<Session>,
     release_deadline: Duration,
     client: Box<dyn Conn>,
-    upstream: Box<dyn Conn>,
+    /// Before the server connection, so that it is dropped before that: it holds the client's place among its peers.
     requests: Requests,
+    upstream: Box<dyn Conn>,
     replies: Replies,
     input: BytesMut,
     outbound: BytesMut,
@@ -81,6 +82,8 @@ pub(super) struct Connection {
     /// Since when requests wait for that.
     waits_since: Option<BootTime>,
     deadline: Option<Waiting<()>>,
+    /// Until when a WAIT for more replicas than there are keeps the client's next requests.
+    pause: Option<Waiting<()>>,
 }
 
 /// What the client's bytes are read for.
@@ -153,6 +156,7 @@ impl Connection {
             last_line: None,
             pace: Pace::Free,
             deadline: None,
+            pause: None,
         }
     }
 
@@ -178,6 +182,7 @@ impl Connection {
                 });
             }
             Ended::Delivered => {
+                drop(self.requests);
                 drop(self.upstream);
                 linger(&self.env, self.client).await;
             }
@@ -338,6 +343,12 @@ impl Connection {
         if self.client_read_side == ClientRead::Ended || full {
             return Step::Idle;
         }
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return Step::Idle;
+            }
+            self.pause = None;
+        }
         if self.turn.poll(cx).is_pending() {
             return self.read_ahead(cx);
         }
@@ -385,7 +396,8 @@ impl Connection {
         if self.client_read_side == ClientRead::EndOnly {
             self.input.clear();
         }
-        if self.input.is_empty() && !self.requests.has_pending() {
+        let pending = self.requests.is_paused() || self.requests.has_pending();
+        if self.pause.is_some() || (self.input.is_empty() && !pending) {
             return false;
         }
         let before = (self.input.len(), self.outbound.len());
@@ -396,6 +408,11 @@ impl Connection {
         self.replies.expect_markers(passed.markers);
         if passed.monitor && matches!(self.pace, Pace::Free) {
             self.pace = Pace::Ready;
+        }
+        if let Some(asked) = passed.pause {
+            let (env, pause) = (self.env.clone(), asked.min(self.release_deadline));
+            self.pause = Some(Box::pin(async move { env.sleep(pause).await }));
+            return true;
         }
         match passed.error {
             None => {}

@@ -1,23 +1,17 @@
 //! Which commands of clients are not passed on, because they would break the promise.
 //!
 //! Decides by a command's *head* alone: its name and first arguments. Promises nothing about what a script or
-//! a module does inside the server. Must not know a connection: which one is the client's own comes in as
-//! two texts. Whatever has to be decided by an argument that can't be seen is refused.
+//! a module does inside the server. Must not know a connection: which ones are clients' is asked of
+//! [`super::peers`]. Whatever has to be decided by an argument that can't be seen is refused.
 //!
 //! What is refused, and why: `docs/semantics.md`.
 
+use super::peers::Peers;
+use super::wait::{self, Wait};
 use redoubt_env::planted;
 use redoubt_resp::request::RequestHead;
 use redoubt_types::limits::REQUEST_HEAD_ARG_BYTES_MAX;
-
-/// The client's own connection, as the server sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnConnection {
-    /// Its id, as `CLIENT ID` tells.
-    pub id: u64,
-    /// Its address, `ip:port`, as `CLIENT INFO` tells.
-    pub addr: String,
-}
+use std::collections::BTreeSet;
 
 /// What is to be done with a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +22,8 @@ pub enum Verdict {
     ForwardMonitor,
     /// Pass it on unless its bytes name `set_repl`: a script that is longer than what a head shows.
     ForwardUnlessSetRepl(RefusalCode),
+    /// Answer it in the server's stead.
+    Answer(Wait),
     /// Refuse it.
     Refuse(RefusalCode),
 }
@@ -64,7 +60,7 @@ enum Check {
     SubcommandsExcept(&'static [&'static str]),
     /// `CONFIG SET` of what Redoubt relies on.
     ConfigSet,
-    /// `CLIENT KILL` of anything but the client's own connection.
+    /// `CLIENT KILL` of what may be anything but clients' connections.
     ClientKill,
     /// `XADD` that is to recognise its duplicates.
     XaddIdempotent,
@@ -94,7 +90,6 @@ const STOP: &str = "stop the server's cell through its supervisor";
 const SET_REPL: &str = "redis.set_repl keeps effects out of the replication stream, so they could be lost";
 /// H23: effects that mean something else when they are replayed later, on some versions.
 const LATE: &str = "replayed later, as after a failover, its effect would not be the same";
-const WAIT_WHY: &str = "it is not needed, every acknowledged write is on a majority of the journal";
 
 /// `DEBUG` subcommands that change no data and no way of replicating it.
 const DEBUG_ALLOWED: &[&str] = &[
@@ -147,8 +142,8 @@ static RULES: &[Rule] = &[
     rule(
         "client",
         Check::ClientKill,
-        "CLIENT KILL of another connection",
-        "it could end the proxy's own connections",
+        "CLIENT KILL of what may not be a client",
+        "it could end the proxy's own connections, name a client by its ID or ADDR",
     ),
     rule(
         "module",
@@ -170,8 +165,6 @@ static RULES: &[Rule] = &[
     ),
     rule("hpersist", Check::Always, "HPERSIST", LATE),
     rule("xadd", Check::XaddIdempotent, "XADD with IDMP or IDMPAUTO", LATE),
-    rule("wait", Check::Always, "WAIT", WAIT_WHY),
-    rule("waitaof", Check::Always, "WAITAOF", WAIT_WHY),
     rule(
         "eval",
         Check::Script { subcommand: None },
@@ -197,7 +190,7 @@ static RULES: &[Rule] = &[
 ];
 
 /// Judges a command by its head.
-pub fn inspect(head: &RequestHead, own: &OwnConnection) -> Verdict {
+pub fn inspect(head: &RequestHead, peers: &Peers) -> Verdict {
     let name = head.name();
     for (code, rule) in RULES.iter().enumerate() {
         // Most names differ in length already: this runs for every command.
@@ -206,14 +199,18 @@ pub fn inspect(head: &RequestHead, own: &OwnConnection) -> Verdict {
             if planted::on("h11_nothing_is_refused") {
                 continue;
             }
-            match judge(&rule.check, head, own) {
+            match judge(&rule.check, head, peers) {
                 Judged::Passes => {}
                 Judged::Refused => return Verdict::Refuse(code),
                 Judged::DependsOnBytes => return Verdict::ForwardUnlessSetRepl(code),
             }
         }
     }
-    if head.is(0, "monitor") {
+    if let Some(wait) = wait::judge(head)
+        && !planted::on("h12_wait_is_the_servers")
+    {
+        Verdict::Answer(wait)
+    } else if head.is(0, "monitor") {
         Verdict::ForwardMonitor
     } else {
         Verdict::Forward
@@ -259,7 +256,7 @@ impl From<bool> for Judged {
     }
 }
 
-fn judge(check: &Check, head: &RequestHead, own: &OwnConnection) -> Judged {
+fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
     let among = |words: &[&str]| words.iter().any(|word| head.is(1, word));
     // An argument that lies beyond what is inspected may be any word.
     let hidden = head.args.len() < 2 && head.is_partial();
@@ -269,7 +266,7 @@ fn judge(check: &Check, head: &RequestHead, own: &OwnConnection) -> Judged {
         // Without a subcommand it is an error of the server's own.
         Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
         Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head)).into(),
-        Check::ClientKill => (head.is(1, "kill") && !kills_only(head, own)).into(),
+        Check::ClientKill => (head.is(1, "kill") && !kills_only_clients(head, peers)).into(),
         Check::XaddIdempotent => recognises_duplicates(head).into(),
         Check::Script { subcommand } => {
             if hidden {
@@ -320,18 +317,40 @@ fn sets_what_is_relied_on(head: &RequestHead) -> bool {
     relied_on || head.args.len() < head.arg_count
 }
 
-/// Whether a `CLIENT KILL` can only hit the client's own connection: `addr:port`, `ID id` or `ADDR addr:port`,
-/// the last two also with SKIPME. Nothing else, since newer servers take lists of ids.
-fn kills_only(head: &RequestHead, own: &OwnConnection) -> bool {
-    let is_addr = |i| head.arg(i) == own.addr.as_bytes();
-    let is_id = |i| head.arg(i) == own.id.to_string().as_bytes();
-    let one_filter = || (head.is(2, "id") && is_id(3)) || (head.is(2, "addr") && is_addr(3));
-    match head.arg_count {
-        3 => is_addr(2),
-        4 => one_filter(),
-        6 => one_filter() && head.is(4, "skipme"),
-        _ => false,
+/// Whether a `CLIENT KILL` can only hit clients' connections. All filters must hold for what is killed, so one that
+/// only clients meet is enough; but each must be known, and stand there once, since newer servers take lists.
+fn kills_only_clients(head: &RequestHead, peers: &Peers) -> bool {
+    /// Whom the proxy's own connections are: they do not authenticate.
+    const OWN_USER: &str = "default";
+    const OTHERS: &[&str] = &["laddr", "skipme", "maxage"];
+    if head.args.len() < head.arg_count {
+        return false;
     }
+    let filters = match head.args.get(2..) {
+        // Without any it is the server's to complain.
+        None | Some([]) => return true,
+        Some([addr]) => return peers.has_addr(addr),
+        Some(filters) => filters,
+    };
+    let (mut seen, mut clients_only) = (BTreeSet::new(), false);
+    for filter in filters.chunks(2) {
+        let [name, value] = filter else {
+            return false;
+        };
+        let name = name.to_ascii_lowercase();
+        clients_only |= match name.as_slice() {
+            b"id" => peers.has_id(value),
+            b"addr" => peers.has_addr(value),
+            b"type" => value.eq_ignore_ascii_case(b"pubsub"),
+            b"user" => value.as_ref() != OWN_USER.as_bytes(),
+            other if OTHERS.iter().any(|o| o.as_bytes() == other) => false,
+            _ => return false,
+        };
+        if !seen.insert(name) {
+            return false;
+        }
+    }
+    clients_only
 }
 
 #[cfg(test)]

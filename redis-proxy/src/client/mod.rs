@@ -5,16 +5,19 @@
 //! session's hold has not released, but the refusal of the connection itself. Must not know the journal.
 //!
 //! Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
-//! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands,
+//! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands
+//! (`wait` and `peers` for it),
 //! [`requests`] passes them on, [`replies`] holds what comes back, and `connection` moves the bytes.
 
 mod connection;
 pub mod inspect;
+pub mod peers;
 pub mod replies;
 pub mod requests;
 pub mod shared;
 mod ties;
 mod turn;
+pub mod wait;
 
 use crate::config::Config;
 use crate::session::Session;
@@ -22,7 +25,6 @@ use crate::upstream::{ProveError, Proven, prove};
 use bytes::BytesMut;
 use connection::{Connection, Ended};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use inspect::OwnConnection;
 use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
 use redoubt_resp::request::{RequestHead, RequestScanner};
@@ -107,13 +109,18 @@ impl Arrival {
 /// A client on its way to a connection of its own.
 struct Moving {
     arrival: Arrival,
+    moved: Moved,
+    /// A connection, if one was at hand.
+    spare: Option<Proven>,
+}
+
+/// Where a client that moves stands among its requests.
+struct Moved {
     /// Has the bytes of `first`.
     scanner: RequestScanner,
     /// The command that needs the connection.
     first: RequestHead,
     plain: Arc<Plain>,
-    /// A connection, if one was at hand.
-    spare: Option<Proven>,
 }
 
 /// Accepts clients and serves each under the session that `serving` shows, as long as the future is polled;
@@ -194,10 +201,8 @@ async fn serve_one(common: Arc<Common>, arrival: Arrival) {
     }
     match begin(&common, deadline).await {
         Begun::Served(session, proven) => {
-            let own = own_of(&proven);
-            let requests = Requests::new(own, Arc::clone(&common.marker_prefix));
-            // Nobody comes back who can't have come from there.
-            serve_proven(&common, session, proven, arrival, requests).await;
+            // Nobody goes back who does not come from there.
+            serve_proven(&common, session, proven, arrival, None).await;
         }
         Begun::Refused(error) => turn_away(&common.env, arrival.conn, &error).await,
         Begun::NotServing => tracing::debug!(arrival.peer, "nothing was served up to the deadline"),
@@ -263,10 +268,7 @@ async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -
             return None;
         }
     }
-    let own = own_of(&proven);
-    let prefix = Arc::clone(&common.marker_prefix);
-    let requests = Requests::moved(own, prefix, moving.scanner, moving.first, moving.plain);
-    serve_proven(&common, session, proven, arrival, requests).await
+    serve_proven(&common, session, proven, arrival, Some(moving.moved)).await
 }
 
 /// Proves a connection to this session's server, however often that fails.
@@ -287,20 +289,13 @@ async fn prove_within(common: &Common, session: &Session) -> Result<Proven, Opti
     }
 }
 
-fn own_of(proven: &Proven) -> OwnConnection {
-    OwnConnection {
-        id: proven.id,
-        addr: proven.addr.clone(),
-    }
-}
-
 /// Serves a client over a proven connection. Returned is one that needs it no more.
 async fn serve_proven(
     common: &Common,
     session: Arc<Session>,
     proven: Proven,
     arrival: Arrival,
-    requests: Requests,
+    moved: Option<Moved>,
 ) -> Option<Arrival> {
     let Arrival {
         conn,
@@ -309,7 +304,7 @@ async fn serve_proven(
         names,
         permit,
     } = arrival;
-    let connection = match connect(common, session, proven, (conn, input), requests) {
+    let connection = match connect(common, session, proven, (conn, input), moved) {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(peer, %error, "no connection to the server");
@@ -371,12 +366,19 @@ fn connect(
     session: Arc<Session>,
     proven: Proven,
     (client, input): (Box<dyn Conn>, BytesMut),
-    requests: Requests,
+    moved: Option<Moved>,
 ) -> io::Result<Connection> {
+    let (id, addr) = (proven.id, proven.addr.clone());
     let (upstream, early) = proven.into_conn()?;
     if !early.is_empty() {
         return Err(io::Error::other("the server sent more than it was asked for"));
     }
+    let member = session.peers.join(id, addr);
+    let requests = Requests::new(member, Arc::clone(&common.marker_prefix));
+    let requests = match moved {
+        Some(moved) => requests.moved(moved.scanner, moved.first, moved.plain),
+        None => requests,
+    };
     let replies = Replies::new(session.hold.waiter(), &common.marker_prefix);
     let deadline = common.options.release_deadline;
     Ok(Connection::new(

@@ -3,17 +3,20 @@
 //! Decides what of each command goes to the server: its own bytes unchanged, or a *marker* in its place when
 //! it is refused. A marker is a command that no server knows, so the server itself answers with an error, in
 //! order, aborts an open MULTI, and keeps silent under CLIENT REPLY OFF; on the way back the error's text is
-//! replaced ([`super::replies`]). Promises that no byte of a command leaves before its head was inspected.
+//! replaced ([`super::replies`]). A WAIT becomes a script that gives its answer, for the same reasons. Promises that no byte of a command leaves before its head was inspected.
 //! Must not know a socket.
 
-use super::inspect::{OwnConnection, RefusalCode, Verdict, inspect, names_set_repl};
+use super::inspect::{RefusalCode, Verdict, inspect, names_set_repl};
+use super::peers::Member;
 use super::shared::plain::{Fit, Plain};
 use super::ties::Ties;
 use bytes::{BufMut, BytesMut};
+use redoubt_env::planted;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
 use redoubt_resp::stream::encode_command;
 use redoubt_types::limits::LINE_BYTES_MAX;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What happens to the bytes of the command in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Passed {
     pub markers: usize,
     /// Whether MONITOR was sent.
     pub monitor: bool,
+    /// For how long nothing more may be passed on; [`Duration::MAX`] for as long as the caller will have it.
+    pub pause: Option<Duration>,
     /// What the client did wrong, once.
     pub error: Option<Offence>,
 }
@@ -49,7 +54,7 @@ pub enum Offence {
 #[derive(Debug)]
 pub struct Requests {
     scanner: RequestScanner,
-    own: OwnConnection,
+    member: Member,
     /// What every marker's name begins with.
     marker_prefix: Arc<str>,
     route: Route,
@@ -65,15 +70,17 @@ pub struct Requests {
     ties: Ties,
     /// Commands that the server has got, or a part of.
     commands: u64,
+    /// The script that answers a WAIT once its pause is over.
+    paused: Option<&'static str>,
 }
 
 impl Requests {
     /// The request path of a new connection.
-    pub fn new(own: OwnConnection, marker_prefix: Arc<str>) -> Self {
+    pub fn new(member: Member, marker_prefix: Arc<str>) -> Self {
         let scanner = RequestScanner::new();
         Requests {
             scanner,
-            own,
+            member,
             marker_prefix,
             route: Route::Forward,
             body_due: false,
@@ -83,23 +90,18 @@ impl Requests {
             plain: None,
             ties: Ties::default(),
             commands: 0,
+            paused: None,
         }
     }
 
-    /// The request path of a client that comes from a shared connection with the command `first`, whose bytes are still
-    /// in `scanner`, and may go back there.
-    pub(super) fn moved(
-        own: OwnConnection,
-        marker_prefix: Arc<str>,
-        scanner: RequestScanner,
-        first: RequestHead,
-        plain: Arc<Plain>,
-    ) -> Self {
+    /// The same, of a client that comes from a shared connection with the command `first`, whose bytes are still in
+    /// `scanner`, and may go back there.
+    pub(super) fn moved(self, scanner: RequestScanner, first: RequestHead, plain: Arc<Plain>) -> Self {
         Requests {
             scanner,
             first: Some(first),
             plain: Some(plain),
-            ..Requests::new(own, marker_prefix)
+            ..self
         }
     }
 
@@ -114,13 +116,22 @@ impl Requests {
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
+    /// Whether something goes to the server when a pause is over, whatever the client sends.
+    pub fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
     /// Takes from `input` what can be decided and puts what the server gets behind what is in `output`. Stops
     /// when `output` has `output_bytes_max`, so that a client that sends faster than its server reads is not
-    /// copied without bound. Returns nothing more after an [`Offence`].
+    /// copied without bound. Returns nothing more after an [`Offence`]. After a pause it is to be called again when
+    /// that is over, and not before.
     pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut, output_bytes_max: usize) -> Passed {
         let mut passed = Passed::default();
+        if let Some(script) = self.paused.take() {
+            answer(script, output);
+        }
         // The first bytes of a command come with its head and wait in the scanner: they are always taken.
-        while !self.failed && (self.body_due || output.len() < output_bytes_max) {
+        while !self.failed && self.paused.is_none() && (self.body_due || output.len() < output_bytes_max) {
             let event = match self.first.take() {
                 Some(first) => Ok(Some(RequestEvent::Head(first))),
                 None => self.scanner.next(input),
@@ -132,13 +143,21 @@ impl Requests {
                     if let Some(plain) = &self.plain {
                         self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
                     }
-                    self.route = match inspect(&head, &self.own) {
+                    self.route = match inspect(&head, self.member.peers()) {
                         Verdict::Forward => Route::Forward,
                         Verdict::ForwardMonitor => {
                             passed.monitor = true;
                             Route::Forward
                         }
                         Verdict::ForwardUnlessSetRepl(code) => Route::ForwardUnlessSetRepl(code),
+                        Verdict::Answer(wait) => {
+                            passed.pause = wait.pause;
+                            match wait.pause {
+                                Some(_) => self.paused = Some(wait.script),
+                                None => answer(wait.script, output),
+                            }
+                            Route::Drop
+                        }
                         Verdict::Refuse(code) => self.refuse(code, output, &mut passed),
                     };
                 }
@@ -168,6 +187,9 @@ impl Requests {
     }
 
     fn refuse(&self, code: RefusalCode, output: &mut BytesMut, passed: &mut Passed) -> Route {
+        if planted::on("refused_without_a_reply") {
+            return Route::Drop;
+        }
         let name = format!("{}{:02}", self.marker_prefix, code.get());
         encode_command(&[name.as_bytes()], output);
         passed.markers += 1;
@@ -181,6 +203,11 @@ impl Requests {
         provoke(error, output);
         Offence::LeftToServer
     }
+}
+
+/// Has the server give an answer that needs nothing of it: in its place in a pipeline or a transaction.
+fn answer(script: &str, output: &mut BytesMut) {
+    encode_command(&[b"EVAL_RO", script.as_bytes(), b"0"], output);
 }
 
 /// Puts the shortest bytes that make a server answer with `error`, at the beginning of a command. The client's

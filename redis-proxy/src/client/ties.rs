@@ -40,6 +40,8 @@ const LEAVES_NOTHING: &[&str] = &[
     "save",
     "script",
     "slowlog",
+    "wait",
+    "waitaof",
     "xread",
     "xreadgroup",
 ];

@@ -3,3 +3,4 @@
 mod client_path;
 mod hold_stress;
 mod refusals;
+mod wait_and_kill;

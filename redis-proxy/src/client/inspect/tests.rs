@@ -3,11 +3,11 @@ use bytes::BytesMut;
 use redoubt_resp::request::{RequestEvent, RequestScanner};
 use redoubt_resp::stream::encode_command;
 
-fn own() -> OwnConnection {
-    OwnConnection {
-        id: 42,
-        addr: "127.0.0.1:5000".to_owned(),
-    }
+/// Those of one client.
+fn judged_head(head: &RequestHead) -> Verdict {
+    let peers = Peers::default();
+    let _member = peers.join(42, "127.0.0.1:5000".to_owned());
+    inspect(head, &peers)
 }
 
 fn head_of(bytes: &[u8]) -> RequestHead {
@@ -27,7 +27,7 @@ fn judged(line: &str) -> Verdict {
 fn judged_args(args: &[&[u8]]) -> Verdict {
     let mut bytes = BytesMut::new();
     encode_command(args, &mut bytes);
-    inspect(&head_of(&bytes), &own())
+    judged_head(&head_of(&bytes))
 }
 
 fn is_refused(line: &str) -> bool {
@@ -76,12 +76,15 @@ fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
         "CLIENT KILL ADDR 127.0.0.1:5001",
         "CLIENT KILL USER default",
         "CLIENT KILL SKIPME no",
-        "CLIENT KILL",
+        "CLIENT KILL LADDR 127.0.0.1:6379",
+        "CLIENT KILL TYPE normal",
+        "CLIENT KILL TYPE pubsub TYPE normal",
+        "CLIENT KILL TYPE pubsub NOSUCHFILTER 1",
+        "CLIENT KILL ID 42 SKIPME",
+        "CLIENT KILL ID 42 ADDR 127.0.0.1:5000 SKIPME no MAXAGE 1",
         "MODULE LOAD /x.so",
         "MODULE LOADEX /x.so",
         "module unload x",
-        "WAIT 1 0",
-        "WAITAOF 1 1 0",
         "EVAL redis.set_repl(0) 0",
         "SCRIPT LOAD redis.set_repl(0)",
         "FUNCTION LOAD redis.set_repl(0)",
@@ -125,6 +128,11 @@ fn everything_else_is_the_servers_own_business() {
         "CLIENT KILL ID 42",
         "client kill addr 127.0.0.1:5000",
         "CLIENT KILL ID 42 SKIPME no",
+        "CLIENT KILL TYPE PubSub SKIPME no",
+        "CLIENT KILL USER alice",
+        "CLIENT KILL ID 42 LADDR 127.0.0.1:6379",
+        "CLIENT KILL",
+        "WAIT x 0",
         "MODULE LIST",
         "EVAL return(1) 0",
         "EVAL return(KEYS[1]) 1 set_repl",
@@ -146,10 +154,10 @@ fn inline_commands_are_judged_as_the_server_reads_them() {
         "'shutdown' nosave\n",
         "  config   Rewrite \r\n",
     ] {
-        let verdict = inspect(&head_of(line.as_bytes()), &own());
+        let verdict = judged_head(&head_of(line.as_bytes()));
         assert!(matches!(verdict, Verdict::Refuse(_)), "{line:?}");
     }
-    assert_eq!(inspect(&head_of(b"get shutdown\r\n"), &own()), Verdict::Forward);
+    assert_eq!(judged_head(&head_of(b"get shutdown\r\n")), Verdict::Forward);
 }
 
 #[test]

@@ -1,17 +1,13 @@
 use super::*;
+use crate::client::peers::Peers;
 use proptest::prelude::*;
 
 const PREFIX: &str = "REDOUBT-REFUSED-0123456789abcdef-";
 const NO_BOUND: usize = usize::MAX;
 
 fn requests() -> Requests {
-    Requests::new(
-        OwnConnection {
-            id: 42,
-            addr: "127.0.0.1:5000".to_owned(),
-        },
-        PREFIX.into(),
-    )
+    let member = Peers::default().join(42, "127.0.0.1:5000".to_owned());
+    Requests::new(member, PREFIX.into())
 }
 
 fn command(args: &[&[u8]]) -> Vec<u8> {
@@ -72,6 +68,28 @@ fn a_refused_command_becomes_a_marker_in_its_place() {
         assert_eq!(sent, want, "cut {cut}");
         assert_eq!(passed.markers, 2);
     }
+}
+
+#[test]
+fn a_wait_becomes_its_answer_and_keeps_what_follows_if_it_has_to() {
+    let answer = command(&[b"EVAL_RO", b"return 1 -- Redoubt: WAIT", b"0"]);
+    let set = command(&[b"SET", b"a", b"1"]);
+    let bytes = [set.clone(), command(&[b"WAIT", b"1", b"0"]), set.clone()].concat();
+    let want = [set.clone(), answer.clone(), set.clone()].concat();
+    for cut in 1..bytes.len() {
+        assert_eq!(pass_cut(&bytes, cut, NO_BOUND).0, want, "cut {cut}");
+    }
+
+    let mut requests = requests();
+    let bytes = [set.clone(), command(&[b"WAIT", b"2", b"70"]), set.clone()].concat();
+    let (mut input, mut output) = (BytesMut::from(&bytes[..]), BytesMut::new());
+    let passed = requests.pass(&mut input, &mut output, NO_BOUND);
+    assert_eq!(passed.pause, Some(Duration::from_millis(70)));
+    assert!(requests.is_paused());
+    assert_eq!(output, set);
+    let passed = requests.pass(&mut input, &mut output, NO_BOUND);
+    assert_eq!(passed, Passed::default());
+    assert_eq!(output, want);
 }
 
 #[test]

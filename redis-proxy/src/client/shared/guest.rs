@@ -10,7 +10,8 @@ use super::outbox::Outbox;
 use super::plain::{Fit, Plain};
 use super::ready::Signal;
 use crate::client::Permit;
-use crate::client::inspect::{OwnConnection, Verdict, inspect, names_set_repl};
+use crate::client::inspect::{Verdict, inspect, names_set_repl};
+use crate::client::peers::Peers;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_resp::request::{RequestEvent, RequestHead, RequestScanner};
@@ -74,7 +75,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// The next of what it has sent.
-    pub(super) fn take(&mut self, plain: &Plain) -> Taken {
+    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers) -> Taken {
         if !matches!(self.then, Then::Stays) {
             return Taken::Stopped;
         }
@@ -106,7 +107,7 @@ impl Guest {
                 self.then = Then::Ends;
                 stand_in("+OK\r\n".to_owned())
             }
-            Fit::Plain | Fit::Needs => match inspect(&head, &nobody()) {
+            Fit::Plain | Fit::Needs => match inspect(&head, peers) {
                 Verdict::Refuse(code) => stand_in(format!("-{}\r\n", code.text())),
                 Verdict::ForwardUnlessSetRepl(code) if names_set_repl(&bytes) => {
                     stand_in(format!("-{}\r\n", code.text()))
@@ -124,14 +125,6 @@ impl Guest {
 
 fn stand_in(answer: String) -> Taken {
     Taken::Command(Bytes::from_static(STAND_IN), Some(answer.into()))
-}
-
-/// No plain command is about its own connection.
-fn nobody() -> OwnConnection {
-    OwnConnection {
-        id: 0,
-        addr: String::new(),
-    }
 }
 
 #[cfg(test)]

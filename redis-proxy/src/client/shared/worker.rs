@@ -13,7 +13,7 @@ use super::plain::Plain;
 use super::ready::{Ready, Signal};
 use crate::client::connection::linger;
 use crate::client::turn::Turn;
-use crate::client::{Arrival, Common, Moving, serve_own};
+use crate::client::{Arrival, Common, Moved, Moving, serve_own};
 use crate::hold::Horizon;
 use crate::session::{EndReason, Session};
 use crate::upstream::fence::{Meaning, Patience, meaning_of};
@@ -366,9 +366,11 @@ impl Worker {
                         names: guest.names,
                         permit: guest.permit,
                     },
-                    scanner: guest.scanner,
-                    first,
-                    plain: Arc::clone(&self.plain),
+                    moved: Moved {
+                        scanner: guest.scanner,
+                        first,
+                        plain: Arc::clone(&self.plain),
+                    },
                     spare: self.spare.take(),
                 };
                 let (common, session) = (Arc::clone(&self.common), Arc::clone(&self.session));
@@ -450,7 +452,7 @@ impl Worker {
             if self.outbound.len() >= FLIGHT_BYTES_MAX {
                 return self.defer(slot);
             }
-            match guest.take(&self.plain) {
+            match guest.take(&self.plain, &self.session.peers) {
                 Taken::Command(bytes, instead) => {
                     self.outbound.extend_from_slice(&bytes);
                     guest.unanswered += 1;

@@ -145,7 +145,10 @@ fn h17_an_older_master_of_the_journals_history_is_not_even_fed() {
     let events = vec![
         (Event::Started, "look"),
         (looked(stale), "describe"),
-        (described(past(record(1, 40, 0), &[(1, 0), (2, 300)], 500)), "refused"),
+        (
+            described(past(record(1, 40, 0), &[(1, 0), (2, 300)], 500)),
+            "refused",
+        ),
     ];
     play(&mut core, events);
 }

@@ -92,8 +92,13 @@ impl Fitness {
             self.version < last.version
         } else {
             // Valkey went its own way from Redis 7.2 on. Until then each reads the other.
-            let common = |f: &Fitness| f.flavor != Flavor::Other && (f.version.0, f.version.1) <= (7, 2);
-            !(common(last) && (self.flavor == Flavor::Valkey || self.version >= (7, 2, 0)))
+            let common = last.flavor != Flavor::Other && (last.version.0, last.version.1) <= (7, 2);
+            let reads_it = match self.flavor {
+                Flavor::Redis => self.version >= (7, 2, 0),
+                Flavor::Valkey => true,
+                Flavor::Other => false,
+            };
+            !(common && reads_it)
         };
         if older {
             return Some(format!(

@@ -37,7 +37,7 @@ async fn eval(client: &mut Client, script: &str) {
 fn catches_answers_that_are_not_held() {
     assert_catches(
         "path::client_path::a_reader_never_sees_what_is_not_committed",
-        "shared_no_hold",
+        "hold_no_hold",
     );
 }
 

@@ -193,9 +193,12 @@ impl Flights {
     /// Releases what the horizon admits. Returns the end of what is released, and the clients that got something.
     pub(super) fn release(&mut self, horizon: Horizon) -> Released {
         let mut slots = Vec::new();
-        while let Some((point, at)) = self.flights.front().and_then(|f| f.fence)
-            && (horizon.admits(point, at) || planted::on("shared_no_hold"))
-        {
+        while let Some(flight) = self.flights.front() {
+            let admitted = flight.fence.is_some_and(|(point, at)| horizon.admits(point, at));
+            let has_landed = self.first < self.landed;
+            if !(admitted || (has_landed && planted::on("hold_no_hold"))) {
+                break;
+            }
             slots.extend(self.flights.pop_front().into_iter().flat_map(|f| f.slots));
             self.first = FlightId(self.first.0 + 1);
         }

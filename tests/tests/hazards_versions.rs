@@ -7,6 +7,7 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
+#[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
 use redoubt_client::Session;

@@ -23,7 +23,7 @@ use redoubt_resp::reply::Value;
 use redoubt_resp::stream::{StreamScanner, commands};
 use redoubt_tests::Server;
 use redoubt_types::{Offset, ReplId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -244,7 +244,7 @@ async fn pops(mut wire: Wire, mut tokens: tokio::sync::mpsc::UnboundedReceiver<S
 /// # Panics
 /// When one is not there, or ends behind its fence.
 fn check(stream: &[u8], from: Offset, fenced: &[(Effect, Offset)]) -> usize {
-    let (mut ends, mut begin) = (HashMap::new(), 0);
+    let (mut ends, mut begin) = (BTreeMap::new(), 0);
     let mut groups = Vec::new();
     let scanned = StreamScanner::default().scan(stream, |group| groups.push(group.end));
     scanned.expect("a replication stream");

@@ -160,9 +160,9 @@ impl Aligned {
     fn follow(&mut self, frame: &Frame, sent: Sent) {
         match sent.name.as_str() {
             "multi" if frame.says("OK") => self.in_multi = true,
-            "exec" if !frame.bytes().starts_with(b"ERR EXEC without") && sent.args.len() == 1 => {
-                self.end_multi()
-            }
+            // One that is written wrong discards what was queued.
+            "exec" if frame.bytes().starts_with(b"EXECABORT") => self.end_multi(),
+            "exec" if sent.args.len() == 1 && !frame.bytes().starts_with(b"ERR") => self.end_multi(),
             "discard" if frame.says("OK") => self.end_multi(),
             "reset" if frame.says("RESET") => {
                 self.end_multi();

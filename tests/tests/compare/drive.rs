@@ -112,6 +112,7 @@ struct Side {
 }
 
 /// What a server says about one of its clients.
+#[derive(Debug)]
 struct Seen {
     blocked: bool,
     /// Its last command, if it has read everything.
@@ -193,7 +194,7 @@ enum Settled {
 }
 
 /// What is to come of a step.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Due {
     token: String,
     sentinel: &'static str,
@@ -284,7 +285,7 @@ impl Both {
         wait_through: bool,
         covered: &mut super::table::Covered,
     ) -> Result<(), String> {
-        let settled = settled(&mut self.plain, c, due, wait_through);
+        let settled = settled(&mut self.plain, c, due, wait_through)?;
         let plain = self.plain.lines[c].frames();
         let (mut proxied, end) = (Vec::new(), Instant::now() + PATIENCE);
         while (proxied.len() < plain.len() || settled == Settled::Closed)
@@ -338,18 +339,20 @@ impl Both {
 }
 
 /// Waits until the plain server has executed all that it can of what connection `c` sent.
-fn settled(plain: &mut Side, c: usize, due: &Due, wait_through: bool) -> Settled {
+fn settled(plain: &mut Side, c: usize, due: &Due, wait_through: bool) -> Result<Settled, String> {
     let (end, last) = (Instant::now() + PATIENCE, format!("{}\r\n", due.token));
     loop {
-        assert!(
-            Instant::now() < end,
-            "the plain server does not get on with connection {c}"
-        );
+        if Instant::now() > end {
+            let seen = plain.look(c);
+            return Err(format!(
+                "the plain server does not get on with connection {c}: {seen:?}, {due:?}"
+            ));
+        }
         if plain.lines[c].ended {
-            return Settled::Closed;
+            return Ok(Settled::Closed);
         }
         if plain.lines[c].came.ends_with(last.as_bytes()) {
-            return Settled::Answered;
+            return Ok(Settled::Answered);
         }
         if plain.lines[c].fill(Duration::from_millis(1)) {
             continue;
@@ -364,9 +367,9 @@ fn settled(plain: &mut Side, c: usize, due: &Due, wait_through: bool) -> Settled
             plain.look(c);
             while plain.lines[c].fill(Duration::from_micros(100)) {}
             match plain.lines[c].came.ends_with(last.as_bytes()) {
-                true => return Settled::Answered,
-                false if plain.lines[c].ended => return Settled::Closed,
-                false => return settled,
+                true => return Ok(Settled::Answered),
+                false if plain.lines[c].ended => return Ok(Settled::Closed),
+                false => return Ok(settled),
             }
         }
     }

@@ -227,7 +227,8 @@ impl Generator {
         let word = sent.args[0].to_ascii_lowercase();
         match word.as_slice() {
             b"multi" if sent.args.len() == 1 => state.in_multi = true,
-            b"exec" | b"discard" | b"reset" if sent.args.len() == 1 => state.in_multi = false,
+            b"discard" | b"reset" if sent.args.len() == 1 => state.in_multi = false,
+            b"exec" => state.in_multi = false,
             _ => {}
         }
         let plain = |arg: &Vec<u8>| {

@@ -65,7 +65,8 @@ impl Pressure {
     /// A fence told how far the server has written.
     pub(crate) fn written(&self, written: Offset) {
         let mut known = self.lock();
-        known.written = written;
+        // Several ask for fences, so that answers may overtake each other.
+        known.written = known.written.max(written);
         self.weigh(known);
         self.passed.store(0, Ordering::Relaxed);
         self.fenced.notify_waiters();

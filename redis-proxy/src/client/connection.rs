@@ -385,7 +385,7 @@ impl Connection {
                 Poll::Ready(Err(_)) => return Step::Close(Ended::Dropped("the client is gone")),
             }
         }
-        if !self.input.is_empty() && self.waits_since.is_none() {
+        if (!self.input.is_empty() || self.requests.has_pending()) && self.waits_since.is_none() {
             self.waits_since = Some(self.env.now());
         }
         step

@@ -62,6 +62,9 @@ enum Check {
     ConfigSet,
     /// `CLIENT KILL` of what may be anything but clients' connections.
     ClientKill,
+    /// `CLIENT UNBLOCK` of what may be anything but a client's connection: 7.0 answers the command that waited twice, and
+    /// on a connection that clients share each would get another's answers from then on.
+    ClientUnblock,
     /// `XADD` that is to recognise its duplicates.
     XaddIdempotent,
     /// A script that names `set_repl`: the argument with this index, behind these subcommands if any.
@@ -138,6 +141,12 @@ static RULES: &[Rule] = &[
         Check::Subcommands(&["pause", "unpause"]),
         "CLIENT PAUSE",
         "it would stop the proxy's own connections too",
+    ),
+    rule(
+        "client",
+        Check::ClientUnblock,
+        "CLIENT UNBLOCK of what may not be a client",
+        "it could unsettle the proxy's own connections, name a client by its id",
     ),
     rule(
         "client",
@@ -266,6 +275,9 @@ fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
         // Without a subcommand it is an error of the server's own.
         Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
         Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head)).into(),
+        Check::ClientUnblock => {
+            (head.is(1, "unblock") && head.arg_count > 2 && !peers.has_id(head.arg(2))).into()
+        }
         Check::ClientKill => (head.is(1, "kill") && !kills_only_clients(head, peers)).into(),
         Check::XaddIdempotent => recognises_duplicates(head).into(),
         Check::Script { subcommand } => {

@@ -29,9 +29,7 @@ use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
 use redoubt_resp::request::{RequestHead, RequestScanner};
 use redoubt_types::BootTime;
-use redoubt_types::limits::{
-    ACCEPT_PAUSE, ARRIVALS_MAX, CLIENT_LINGER, PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE,
-};
+use redoubt_types::limits::{ACCEPT_PAUSE, ARRIVALS_MAX, CLIENT_LINGER, UPSTREAM_RETRY_PAUSE};
 use replies::Replies;
 use requests::Requests;
 use shared::plain::Plain;
@@ -263,7 +261,7 @@ async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -
     if !names.is_empty() {
         let names: Vec<&[&[u8]]> = names.iter().map(Vec::as_slice).collect();
         // What the server says of a name decides nothing.
-        if let Err(error) = proven.control.call_all(&names, PROVE_DEADLINE).await {
+        if let Err(error) = proven.control.call_all(&names, deadline).await {
             tracing::debug!(arrival.peer, %error, "the server was not told the client's name");
             return None;
         }

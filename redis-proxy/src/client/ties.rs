@@ -27,6 +27,9 @@ const LEAVES_NOTHING: &[&str] = &[
     "command",
     "config",
     "dbsize",
+    "flushall",
+    "flushdb",
+    "sflush",
     "debug",
     "function",
     "info",
@@ -65,13 +68,20 @@ impl Ties {
         }
         self.plain_streak = 0;
         let is = |word: &&str| head.is(0, word);
+        let alone = head.arg_count == 1;
         match () {
-            () if is(&"multi") => self.multi = true,
+            // With arguments it is an error, and changes nothing.
+            () if is(&"multi") && alone => self.multi = true,
             () if is(&"watch") => self.watching = true,
-            // However it ends, nothing is queued and nothing is watched after it.
-            () if is(&"exec") || is(&"discard") => (self.multi, self.watching) = (false, false),
+            // In a MULTI, however it ends, nothing is queued and nothing is watched after it; outside of one it is an error.
+            () if is(&"exec") || (is(&"discard") && alone) => {
+                self.watching &= !self.multi;
+                self.multi = false;
+            }
             // Queued in a MULTI it does nothing until EXEC.
-            () if is(&"unwatch") => self.watching &= self.multi,
+            () if is(&"unwatch") && alone => self.watching &= self.multi,
+            () if is(&"multi") || is(&"discard") || is(&"unwatch") => {}
+            () if is(&"script") && head.is(1, "debug") => self.bound = true,
             () if LEAVES_NOTHING.iter().any(|word| is(word)) => {}
             () => self.bound = true,
         }
@@ -111,7 +121,7 @@ mod tests {
             &["BLPOP l 1"][..],
             &["MULTI", "EXEC"],
             &["WATCH k", "MULTI", "DISCARD"],
-            &["WATCH k", "EXEC"],
+            &["WATCH k", "MULTI", "EXEC x"],
             &["WATCH k", "UNWATCH"],
             &["config get x"],
         ] {
@@ -123,6 +133,11 @@ mod tests {
     fn what_stays_on_the_connection_ties() {
         for words in [
             &["MULTI"][..],
+            &["MULTI", "DISCARD x"],
+            &["WATCH k", "EXEC"],
+            &["WATCH k", "DISCARD"],
+            &["WATCH k", "UNWATCH x"],
+            &["SCRIPT DEBUG YES"],
             &["WATCH k"],
             &["WATCH k", "MULTI", "UNWATCH"],
             &["SELECT 1"],

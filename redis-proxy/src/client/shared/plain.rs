@@ -112,6 +112,8 @@ fn fit_of(command: &Value) -> Option<(Box<[u8]>, Fit)> {
     let fit = match name.as_str() {
         "client|setname" | "client|setinfo" => Fit::Names,
         "quit" => Fit::Quits,
+        // Newer servers block the connection until the keys are gone.
+        "flushall" | "flushdb" | "sflush" => Fit::Needs,
         name if ALSO.contains(&name) => Fit::Plain,
         _ if has(TOUCHES) && !has(UNFIT) => Fit::Plain,
         _ => Fit::Needs,

@@ -356,6 +356,10 @@ impl Worker {
     fn let_go(&mut self, slot: Slot) {
         let guest = self.guests.remove(slot.key);
         let env = &self.common.env;
+        // The server may have closed it since it was last looked at.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let spare = self.spare.take_if(|_| matches!(guest.then, Then::Moves(_)));
+        let spare = spare.and_then(|mut spare| spare.control.poll_is_idle(cx).then_some(spare));
         match guest.then {
             Then::Moves(first) => {
                 let moving = Moving {
@@ -371,7 +375,7 @@ impl Worker {
                         first,
                         plain: Arc::clone(&self.plain),
                     },
-                    spare: self.spare.take(),
+                    spare,
                 };
                 let (common, session) = (Arc::clone(&self.common), Arc::clone(&self.session));
                 self.away.push(env.spawn(serve_own(common, session, moving)));
@@ -398,11 +402,12 @@ impl Worker {
                 && let Some(slot) = self.deferred.pop_front()
             {
                 self.read(slot);
+                // It may have been let go, which is to be looked at.
+                progress = true;
             }
             if !self.outbound.is_empty() {
                 self.session.pressure.passed(self.outbound.len());
                 self.send_fence();
-                progress = true;
             }
         }
         progress | self.write_link(cx)

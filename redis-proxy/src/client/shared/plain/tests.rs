@@ -22,6 +22,7 @@ fn plain() -> Plain {
     Plain::of(&Value::Array(vec![
         command("get", &["readonly", "fast"], vec![]),
         command("set", &["write", "denyoom"], vec![]),
+        command("flushall", &["write"], vec![]),
         command("blpop", &["write", "blocking"], vec![]),
         command("xread", &["readonly", "blocking", "movablekeys"], vec![]),
         command("eval", &["noscript", "stale"], vec![]),
@@ -78,6 +79,7 @@ fn commands_that_touch_data_and_nothing_else_are_plain() {
 fn what_blocks_or_leaves_something_or_is_not_known_needs_its_own() {
     for words in [
         "BLPOP l 0",
+        "FLUSHALL ASYNC",
         "XREAD STREAMS s 0",
         "SUBSCRIBE c",
         "DEBUG SLEEP 1",

@@ -15,9 +15,9 @@ const ROUNDS: usize = 120;
 /// What a client was told of a token, and up to where was committed just after that.
 type Told = Arc<Mutex<Vec<(String, Offset)>>>;
 
-/// Plays capture and journal: reads the server's stream and commits what it has read, slowly and in steps.
-async fn journal(lab: Arc<Lab>, stream: Arc<Mutex<Vec<u8>>>, done: Arc<AtomicBool>) {
-    let from = lab.offset().await;
+/// Plays capture and journal: reads the server's stream from where it was before any client wrote, and commits what it has
+/// read, slowly and in steps.
+async fn journal(lab: Arc<Lab>, from: Offset, stream: Arc<Mutex<Vec<u8>>>, done: Arc<AtomicBool>) {
     let mut replica = lab.env.net().connect(&lab.server.addr).await.unwrap();
     let ask = format!("PSYNC {} {}\r\n", lab.session.replid, from.psync());
     replica.write_all(ask.as_bytes()).await.unwrap();
@@ -89,7 +89,9 @@ async fn nobody_is_told_of_anything_before_it_is_committed() {
     let base = lab.offset().await;
     let (stream, told) = (Arc::new(Mutex::new(Vec::new())), Told::default());
     let done = Arc::new(AtomicBool::new(false));
-    let journal = lab.env.spawn(journal(lab.clone(), stream.clone(), done.clone()));
+    let journal = lab
+        .env
+        .spawn(journal(lab.clone(), base, stream.clone(), done.clone()));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| lab.env.spawn(client(lab.clone(), n, told.clone())))
         .collect();

@@ -215,18 +215,16 @@ async fn show_in(common: &Common, mut arrival: Arrival) {
             Ok(current) => current.clone(),
             Err(_) => return,
         };
-        match current {
-            Some(worker) => match worker.send(arrival).await {
-                Ok(()) => return,
-                Err(back) => {
-                    arrival = back.0;
-                    // That worker is gone; its successor, or that there is none, is told.
-                    if door.changed().await.is_err() {
-                        return;
-                    }
-                }
-            },
-            None => {}
+        let Some(worker) = current else {
+            continue;
+        };
+        match worker.send(arrival).await {
+            Ok(()) => return,
+            Err(back) => arrival = back.0,
+        }
+        // That worker is gone; its successor, or that there is none, is told.
+        if door.changed().await.is_err() {
+            return;
         }
     }
 }

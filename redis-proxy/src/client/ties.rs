@@ -82,7 +82,7 @@ impl Ties {
             () if is(&"unwatch") && alone => self.watching &= self.multi,
             () if is(&"multi") || is(&"discard") || is(&"unwatch") => {}
             () if is(&"script") && head.is(1, "debug") => self.bound = true,
-            () if LEAVES_NOTHING.iter().any(|word| is(word)) => {}
+            () if LEAVES_NOTHING.iter().any(is) => {}
             () => self.bound = true,
         }
     }

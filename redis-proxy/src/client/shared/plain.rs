@@ -6,7 +6,7 @@
 
 use redoubt_resp::reply::Value;
 use redoubt_resp::request::RequestHead;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Plain although their flags don't show it: they touch data, or nothing at all.
 const ALSO: &[&str] = &[
@@ -44,13 +44,13 @@ pub enum Fit {
 #[derive(Clone, Debug, Default)]
 pub struct Plain {
     /// By name, in lower case, a subcommand behind `|`. A command that has subcommands is here only with them.
-    commands: HashMap<Box<[u8]>, Fit>,
+    commands: BTreeMap<Box<[u8]>, Fit>,
 }
 
 impl Plain {
     /// From the answer to `COMMAND`. What can't be read of it is not plain.
     pub fn of(answer: &Value) -> Self {
-        let mut commands = HashMap::new();
+        let mut commands = BTreeMap::new();
         for command in answer.as_array().unwrap_or_default() {
             let subcommands = command
                 .as_array()

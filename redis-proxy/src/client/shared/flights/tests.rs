@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn at(ms: u64) -> BootTime {
@@ -18,8 +18,11 @@ fn slot(n: usize) -> Slot {
 /// What a server sends for a fence, as far as it matters here.
 const FENCE: &[u8] = b"$4\r\ninfo\r\n";
 
+/// A client's key, the number of a flight, and bytes.
+type Got = (usize, u64, Vec<u8>);
+
 /// Feeds `bytes` in pieces of `cut`; returns what each client got, with the flight, and the fences.
-fn feed(flights: &mut Flights, bytes: &[u8], cut: usize) -> (Vec<(usize, u64, Vec<u8>)>, Vec<FlightId>) {
+fn feed(flights: &mut Flights, bytes: &[u8], cut: usize) -> (Vec<Got>, Vec<FlightId>) {
     let (mut replies, mut fences) = (Vec::new(), Vec::new());
     for piece in bytes.chunks(cut) {
         flights
@@ -129,8 +132,8 @@ proptest! {
         cut in 1usize..70,
     ) {
         let mut flights = Flights::default();
-        let (mut wire, mut want) = (Vec::new(), HashMap::<usize, Vec<u8>>::new());
-        let mut flight_of = HashMap::<usize, Vec<u64>>::new();
+        let (mut wire, mut want) = (Vec::new(), BTreeMap::<usize, Vec<u8>>::new());
+        let mut flight_of = BTreeMap::<usize, Vec<u64>>::new();
         for (flight, commands) in flown.iter().enumerate() {
             for (n, (who, len, replaced)) in commands.iter().enumerate() {
                 let answer = format!("*2\r\n${len}\r\n{}\r\n:{flight}{n}\r\n", "x".repeat(*len));
@@ -145,7 +148,7 @@ proptest! {
         }
         let (replies, fences) = feed(&mut flights, &wire, cut);
         prop_assert_eq!(fences.len(), flown.len());
-        let (mut got, mut got_in) = (HashMap::<usize, Vec<u8>>::new(), HashMap::<usize, Vec<u64>>::new());
+        let (mut got, mut got_in) = (BTreeMap::<usize, Vec<u8>>::new(), BTreeMap::<usize, Vec<u64>>::new());
         for (who, flight, bytes) in replies {
             got.entry(who).or_default().extend(bytes);
             let flights = got_in.entry(who).or_default();

@@ -28,7 +28,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
 use redoubt_resp::request::{RequestHead, RequestScanner};
-use redoubt_types::BootTime;
 use redoubt_types::limits::{ACCEPT_PAUSE, ARRIVALS_MAX, CLIENT_LINGER, UPSTREAM_RETRY_PAUSE};
 use replies::Replies;
 use requests::Requests;
@@ -188,16 +187,20 @@ async fn session_of(serving: &mut watch::Receiver<Option<Arc<Session>>>) -> Opti
 }
 
 async fn serve_one(common: Arc<Common>, arrival: Arrival) {
-    let deadline = common.env.now().plus(common.options.release_deadline);
+    let patience = common.options.release_deadline;
     if common.options.shared {
-        let left = deadline.since(common.env.now());
         let peer = arrival.peer.clone();
-        if common.env.timeout(left, show_in(&common, arrival)).await.is_err() {
+        if common
+            .env
+            .timeout(patience, show_in(&common, arrival))
+            .await
+            .is_err()
+        {
             tracing::debug!(peer, "nothing was served up to the deadline");
         }
         return;
     }
-    match begin(&common, deadline).await {
+    match begin(&common, patience).await {
         Begun::Served(session, proven) => {
             // Nobody goes back who does not come from there.
             serve_proven(&common, session, proven, arrival, None).await;
@@ -272,7 +275,7 @@ async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -
 /// # Errors
 /// The server's own error when it takes no connection, `None` when the session is over.
 async fn prove_within(common: &Common, session: &Session) -> Result<Proven, Option<String>> {
-    loop {
+    while session.ended().is_none() {
         match prove(session, &common.env).await {
             Ok(proven) => return Ok(proven),
             Err(ProveError::Refused(error)) => return Err(Some(error)),
@@ -283,6 +286,7 @@ async fn prove_within(common: &Common, session: &Session) -> Result<Proven, Opti
             }
         }
     }
+    Err(None)
 }
 
 /// Serves a client over a proven connection. Returned is one that needs it no more.
@@ -332,27 +336,23 @@ enum Begun {
 
 /// Waits for a session and proves a connection to its server. Nothing of the client has been read, so a
 /// session that ends meanwhile costs it nothing: it waits for the next one.
-async fn begin(common: &Common, deadline: BootTime) -> Begun {
+async fn begin(common: &Common, patience: Duration) -> Begun {
     let mut serving = common.serving.clone();
     let attempts = async {
         loop {
             let Some(session) = session_of(&mut serving).await else {
                 return Begun::NotServing;
             };
-            match prove(&session, &common.env).await {
+            match prove_within(common, &session).await {
                 Ok(proven) => return Begun::Served(session, proven),
-                Err(ProveError::Refused(error)) => return Begun::Refused(error),
-                Err(error) => {
-                    tracing::debug!(%error, "connection for a client");
-                    common.env.sleep(UPSTREAM_RETRY_PAUSE).await;
-                }
+                Err(Some(error)) => return Begun::Refused(error),
+                Err(None) => {}
             }
         }
     };
-    let left = deadline.since(common.env.now());
     common
         .env
-        .timeout(left, attempts)
+        .timeout(patience, attempts)
         .await
         .unwrap_or(Begun::NotServing)
 }

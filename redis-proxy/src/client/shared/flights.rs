@@ -71,7 +71,7 @@ pub(super) struct Flights {
     expected: VecDeque<Expected>,
     /// What has come of a fence's answer.
     fence: BytesMut,
-    /// Those that are not released, the last of them not yet sealed.
+    /// Those that are sealed and not released.
     flights: VecDeque<Flight>,
     /// The number of the first of them, which is also the end of what is released.
     first: FlightId,

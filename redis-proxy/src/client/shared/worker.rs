@@ -356,12 +356,12 @@ impl Worker {
     fn let_go(&mut self, slot: Slot) {
         let guest = self.guests.remove(slot.key);
         let env = &self.common.env;
-        // The server may have closed it since it was last looked at.
-        let cx = &mut Context::from_waker(Waker::noop());
-        let spare = self.spare.take_if(|_| matches!(guest.then, Then::Moves(_)));
-        let spare = spare.and_then(|mut spare| spare.control.poll_is_idle(cx).then_some(spare));
         match guest.then {
             Then::Moves(first) => {
+                // The server may have closed it since it was last looked at.
+                let cx = &mut Context::from_waker(Waker::noop());
+                let spare = self.spare.take();
+                let spare = spare.and_then(|mut spare| spare.control.poll_is_idle(cx).then_some(spare));
                 let moving = Moving {
                     arrival: Arrival {
                         conn: guest.conn,

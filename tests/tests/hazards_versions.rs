@@ -12,7 +12,7 @@ mod standby;
 
 use redoubt_client::Session;
 use redoubt_tests::{
-    DevCluster, Options, Server, assert_catches, connect, eventually, info_field, redoubt, run, stock,
+    DevCluster, Options, Server, assert_catches, bloom, connect, eventually, info_field, redoubt, run, stock,
     try_connect, wait_equal,
 };
 use standby::Standby;
@@ -24,14 +24,19 @@ const AGAIN: Duration = Duration::from_secs(40);
 const PROMOTES: &str = "next: promote the server";
 const ACQUIRES: &str = "next: acquire the next epoch";
 
-/// A cluster whose journal holds `k`, written in a database that not every server has, and that nobody writes to any more.
-async fn journal_without_a_writer() -> DevCluster {
-    let args = ["master", "replica"].map(|kind| ["--databases", "32"].map(|arg| (kind, arg.to_owned())));
+/// A cluster whose servers have these arguments.
+async fn cluster_of(args: &[&str]) -> DevCluster {
+    let of = |kind| args.iter().map(move |arg| (kind, (*arg).to_owned()));
     let options = Options {
-        args: args.concat(),
+        args: ["master", "replica"].into_iter().flat_map(of).collect(),
         ..Options::default()
     };
-    let cluster = DevCluster::start(options).await;
+    DevCluster::start(options).await
+}
+
+/// A cluster whose journal holds `k`, written in a database that not every server has, and that nobody writes to any more.
+async fn journal_without_a_writer() -> DevCluster {
+    let cluster = cluster_of(&["--databases", "32"]).await;
     run(
         &mut connect(cluster.port("proxy-1")).await,
         "SELECT 30|SET k v|SELECT 0|SET k v",
@@ -146,6 +151,60 @@ async fn h17_a_newer_server_is_promoted_and_then_an_older_one_is_not() {
 fn catches_a_server_that_is_promoted_whatever_it_understands() {
     assert_catches(
         "h17_a_newer_server_is_promoted_and_then_an_older_one_is_not",
+        "h17_any_server",
+    );
+}
+
+#[tokio::test]
+async fn h17_a_server_without_the_journals_module_is_not_promoted() {
+    let module = bloom().to_string_lossy().into_owned();
+    let with = ["--loadmodule", &*module];
+    let mut cluster = cluster_of(&with).await;
+    let add = "BF.RESERVE f 0.01 1000|BF.MADD f a b c|BF.ADD g a|SET k v";
+    run(&mut connect(cluster.port("proxy-1")).await, add).await;
+    let recorded = session(&cluster).await.server;
+    assert!(recorded.ends_with(", module bf 20802"), "{recorded}");
+    // Its commands mean the same on a replica, after a restart of the master, and in a server of the journal alone.
+    let killed = cluster.kill("master-1");
+    cluster.restarted("master-1", killed).await;
+    eventually("service again", AGAIN, || async {
+        let mut conn = try_connect(cluster.port("proxy-1")).await?;
+        redis::cmd("BF.ADD").arg("f").arg("d").exec_async(&mut conn).await
+    })
+    .await;
+    let mut master = connect(cluster.port("master-1")).await;
+    wait_equal(&mut master, &mut connect(cluster.port("replica-1")).await).await;
+    let rebuilt = Server::start(&with).await;
+    cluster.rebuild_into(&rebuilt).await;
+    wait_equal(&mut master, &mut rebuilt.connect().await).await;
+    cluster.dev("stop", "proxy-1").await;
+
+    let stock_server = Path::new("redis-server");
+    let without = fed(&cluster, stock_server, &[]).await;
+    refused(
+        &cluster,
+        &without,
+        "the server does not have the module bf 20802 (or newer)",
+    )
+    .await;
+    drop(without);
+    let fit = fed(&cluster, stock_server, &with).await;
+    let standby = Standby::start(&cluster, fit.port, None).await;
+    let held = eventually("service by the server that has it", AGAIN, || async {
+        let mut conn = try_connect(standby.port).await?;
+        let mut ask = redis::cmd("BF.MEXISTS");
+        ask.arg("f").arg(&["a", "d", "e"]).query_async::<Vec<bool>>(&mut conn).await
+    })
+    .await;
+    assert_eq!(held, [true, true, false]);
+    standby.kill().await;
+    cluster.down().await;
+}
+
+#[test]
+fn catches_a_server_that_is_promoted_without_the_module() {
+    assert_catches(
+        "h17_a_server_without_the_journals_module_is_not_promoted",
         "h17_any_server",
     );
 }

@@ -143,6 +143,8 @@ impl Reading {
                     touched.insert(id);
                 }
                 "t" => self.spare[id].extend(words()),
+                // What is written before the first version, and channels.
+                "s" | "news" => {}
                 part if shape == Shape::Note && !command.is("SET") => {
                     let n = part.strip_prefix('n').and_then(|n| n.parse().ok());
                     self.ended.insert((id, n.expect("a version")));
@@ -150,8 +152,7 @@ impl Reading {
                 _ if shape == Shape::Note => {
                     touched.insert(id);
                 }
-                // Channels, and what is written before the first version.
-                _ => {}
+                other => panic!("register {id} has no part {other:?}"),
             }
         }
         for id in touched {

@@ -309,7 +309,11 @@ async fn h25_a_master_amid_a_failover_gives_no_fence() {
         async move {
             let role = info_field(&mut master, "replication", "role").await;
             let state = info_field(&mut master, "replication", "master_failover_state").await;
-            if role == "slave" && state == "failover-in-progress" { Ok(()) } else { Err(format!("{role}, {state}")) }
+            if role == "slave" && state == "failover-in-progress" {
+                Ok(())
+            } else {
+                Err(format!("{role}, {state}"))
+            }
         }
     })
     .await;

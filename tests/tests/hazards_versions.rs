@@ -193,7 +193,10 @@ async fn h17_a_server_without_the_journals_module_is_not_promoted() {
     let held = eventually("service by the server that has it", AGAIN, || async {
         let mut conn = try_connect(standby.port).await?;
         let mut ask = redis::cmd("BF.MEXISTS");
-        ask.arg("f").arg(&["a", "d", "e"]).query_async::<Vec<bool>>(&mut conn).await
+        ask.arg("f")
+            .arg(&["a", "d", "e"])
+            .query_async::<Vec<bool>>(&mut conn)
+            .await
     })
     .await;
     assert_eq!(held, [true, true, false]);

@@ -66,7 +66,9 @@ impl Slot {
         let issued = self.issued();
         let found = match claim {
             Claim::Is(n) if n > issued => {
-                return Err(format!("version {n} was seen before it was written ({issued} is the last)"));
+                return Err(format!(
+                    "version {n} was seen before it was written ({issued} is the last)"
+                ));
             }
             Claim::Is(n) if n < low => None,
             Claim::Is(n) => Some(n).filter(|n| !self.shape.is_absent(*n)),

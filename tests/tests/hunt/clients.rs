@@ -200,9 +200,7 @@ impl Client {
     fn together(&mut self, asking: &mut Asking<'_>, current: &[Arc<Slot>]) {
         let simple = |slot: &&Arc<Slot>| matches!(slot.shape, Shape::Text | Shape::Count | Shape::Away);
         let simple: Vec<Arc<Slot>> = current.iter().filter(simple).cloned().collect();
-        let some: Vec<Arc<Slot>> = (0..=self.dice.roll(4))
-            .map(|_| self.dice.pick(&simple))
-            .collect();
+        let some: Vec<Arc<Slot>> = (0..=self.dice.roll(4)).map(|_| self.dice.pick(&simple)).collect();
         let in_transaction = self.dice.roll(3) == 0;
         asking.together(&some, in_transaction);
     }
@@ -231,7 +229,11 @@ impl Client {
         };
         let shown = match shown {
             Ok(shown) => shown,
-            Err(why) => return self.board.fail(format!("{}, {ask}: {why}: {}", self.name, answer.show())),
+            Err(why) => {
+                return self
+                    .board
+                    .fail(format!("{}, {ask}: {why}: {}", self.name, answer.show()));
+            }
         };
         for seen in shown {
             // On this connection, and on those that this client had before, commands are executed in order.

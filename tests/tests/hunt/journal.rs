@@ -36,9 +36,7 @@ pub async fn holds_all(journal: &Client, board: &Board) -> u64 {
     let slots = board.all();
     let of_db = slots
         .iter()
-        .flat_map(|slot| {
-            (0..slot.shape.databases()).map(move |n| (slot.dbs[0] + n, slot.id))
-        })
+        .flat_map(|slot| (0..slot.shape.databases()).map(move |n| (slot.dbs[0] + n, slot.id)))
         .collect();
     let mut reading = Reading {
         of_db,
@@ -68,7 +66,10 @@ pub async fn holds_all(journal: &Client, board: &Board) -> u64 {
                 TailEvent::Lineage(_) | TailEvent::Mark { .. } => {}
             }
         }
-        assert!(rest.is_empty() && !reading.in_multi, "the journal ends within a group");
+        assert!(
+            rest.is_empty() && !reading.in_multi,
+            "the journal ends within a group"
+        );
     };
     tokio::time::timeout(IN_TIME, all)
         .await

@@ -76,9 +76,7 @@ impl Client {
             Some(_) => part.strip_prefix('n'),
             None => std::str::from_utf8(text).ok(),
         };
-        let n: u64 = number
-            .and_then(|n| n.parse().ok())
-            .ok_or("it tells no version")?;
+        let n: u64 = number.and_then(|n| n.parse().ok()).ok_or("it tells no version")?;
         if of_key.is_some() && text == b"expired" {
             self.board.ended.lock().unwrap().insert((id, n));
             return Ok(());
@@ -123,8 +121,11 @@ impl Client {
             line.answer(&mut answer).await?;
             count(&self.board.reads);
             if let Err(why) = self.came(&answer, &lows, &mut last) {
-                self.board
-                    .fail(format!("{} waits for entries: {why}: {}", self.name, answer.show()));
+                self.board.fail(format!(
+                    "{} waits for entries: {why}: {}",
+                    self.name,
+                    answer.show()
+                ));
             }
         }
         Ok(())

@@ -37,6 +37,8 @@ use tokio::task::JoinHandle;
 const DATABASES: u64 = 4096;
 /// An outage, a failover and a few thousand operations, on two shared cores.
 const AGAIN: Duration = Duration::from_secs(90);
+/// Reads between two misfortunes: also what must be answered for the hunt to go on.
+const READS_BETWEEN: u64 = 15_000;
 /// What those have registers of who never rest.
 const BUSY: [&[Shape]; 6] = [
     &[Shape::Text, Shape::Text],
@@ -48,13 +50,7 @@ const BUSY: [&[Shape]; 6] = [
 ];
 /// And those who write now and then: keys that nobody else has written for a while.
 const CALM: [&[Shape]; 4] = [
-    &[
-        Shape::Text,
-        Shape::Hash,
-        Shape::List,
-        Shape::Set,
-        Shape::Sorted,
-    ],
+    &[Shape::Text, Shape::Hash, Shape::List, Shape::Set, Shape::Sorted],
     &[Shape::Stream, Shape::Count, Shape::Many, Shape::Deadline],
     &[Shape::Flush, Shape::Swap, Shape::Away],
     &[Shape::Note, Shape::Many],
@@ -81,7 +77,12 @@ pub async fn hunt(plan: Plan) {
     println!("{plan:?}");
     let mut args = vec![("proxy", format!("--shared-upstream={}", plan.shared))];
     for kind in ["master", "replica"] {
-        for arg in ["--databases", &DATABASES.to_string(), "--notify-keyspace-events", "Kg$x"] {
+        for arg in [
+            "--databases",
+            &DATABASES.to_string(),
+            "--notify-keyspace-events",
+            "Kg$x",
+        ] {
             args.push((kind, arg.to_owned()));
         }
     }
@@ -95,15 +96,19 @@ pub async fn hunt(plan: Plan) {
     let clients = start(&board, cluster.port("proxy-1"), plan.seed);
     let mut chaos = Chaos::new(Dice::new(plan.seed, 0));
     let begun = Instant::now();
-    progress(&board, &clients).await;
+    progress(&board, &clients, READS_BETWEEN).await;
     while chaos.count() < plan.blows || board.reads.load(Ordering::SeqCst) < plan.reads {
         let blow = chaos.next();
         let at = Instant::now();
         chaos.strike(blow, &cluster).await;
-        progress(&board, &clients).await;
+        progress(&board, &clients, READS_BETWEEN).await;
         if plan.reads > 1_000_000 {
             let reads = board.reads.load(Ordering::SeqCst);
-            eprintln!("{:.0?}: {reads} reads; {blow:?}, for {:.1?}", begun.elapsed(), at.elapsed());
+            eprintln!(
+                "{:.0?}: {reads} reads; {blow:?}, for {:.1?}",
+                begun.elapsed(),
+                at.elapsed()
+            );
         }
     }
     board.end();
@@ -167,11 +172,9 @@ fn start(board: &Arc<Board>, port: u16, seed: u64) -> Vec<JoinHandle<()>> {
     tasks
 }
 
-/// Waits until reads and writes go on.
-async fn progress(board: &Board, clients: &[JoinHandle<()>]) {
-    let now = || {
-        [&board.reads, &board.writes].map(|count| count.load(Ordering::SeqCst))
-    };
+/// Waits until reads and writes have gone on.
+async fn progress(board: &Board, clients: &[JoinHandle<()>], more: u64) {
+    let now = || [&board.reads, &board.writes].map(|count| count.load(Ordering::SeqCst));
     let from = now();
     eventually("service", AGAIN, || {
         if let Some(why) = board.failure() {
@@ -182,7 +185,7 @@ async fn progress(board: &Board, clients: &[JoinHandle<()>]) {
             "a client has panicked"
         );
         let [reads, writes] = now();
-        let on = reads >= from[0] + 2000 && writes >= from[1] + 300;
+        let on = reads >= from[0] + more && writes >= from[1] + 300;
         std::future::ready(if on {
             Ok(())
         } else {

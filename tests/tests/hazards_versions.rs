@@ -1,5 +1,5 @@
-//! H17, H23 over real servers of several versions: one that could pass over what the journal holds is not promoted, however
-//! well it is fed; a newer one is; one that is too old is refused with the reason.
+//! H17, H23, H24 over real servers of several versions: one that could pass over what the journal holds is not promoted, however
+//! well it is fed; a newer one is; one that is too old is refused with the reason; each reads what a full sync begins with.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -210,6 +210,47 @@ fn catches_a_server_that_is_promoted_without_the_module() {
         "h17_a_server_without_the_journals_module_is_not_promoted",
         "h17_any_server",
     );
+}
+
+/// As long as the journal is never trimmed, the only base is the empty one that a full sync begins with.
+#[tokio::test]
+async fn h24_every_server_reads_the_base_that_a_full_sync_begins_with() {
+    let mut cluster = journal_without_a_writer().await;
+    let stocks = [
+        "redis-6.2.5",
+        "redis-7.2.4",
+        "redis-7.4.1",
+        "redis-8.2.3",
+        "valkey-8.1.8",
+        "valkey-9.1.2",
+    ];
+    let programs = stocks.into_iter().map(stock).chain(["redis-server".into()]);
+    for program in programs {
+        let server = fed(&cluster, &program, &["--databases", "32"]).await;
+        let (conn, program) = (server.connect().await, program.display().to_string());
+        eventually("what the journal holds", SOON, || {
+            let (mut conn, program) = (conn.clone(), program.clone());
+            async move {
+                let mut holds = Vec::new();
+                for db in ["0", "30"] {
+                    redis::cmd("SELECT").arg(db).exec_async(&mut conn).await?;
+                    let k: Option<String> = redis::cmd("GET").arg("k").query_async(&mut conn).await?;
+                    holds.extend(k);
+                }
+                if holds == ["v", "v"] {
+                    return Ok(());
+                }
+                let told = format!("{program}: {holds:?}");
+                Err(redis::RedisError::from((
+                    redis::ErrorKind::ClientError,
+                    "not yet",
+                    told,
+                )))
+            }
+        })
+        .await;
+    }
+    cluster.down().await;
 }
 
 #[tokio::test]

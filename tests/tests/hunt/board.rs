@@ -215,3 +215,22 @@ impl Board {
 pub fn count(to: &AtomicU64) {
     to.fetch_add(1, Ordering::Relaxed);
 }
+
+#[test]
+fn what_is_older_than_known_or_newer_than_sent_is_not_let_pass() {
+    let board = Board::new();
+    let slot = board.open(Shape::List, None);
+    slot.issue(20);
+    slot.ack(9);
+    assert_eq!(slot.saw(Claim::Is(12), slot.floor()), Ok(12));
+    assert_eq!(slot.floor(), 12);
+    for wrong in [Claim::Is(11), Claim::Is(21), Claim::Is(16)] {
+        assert!(slot.saw(wrong, 12).is_err(), "{wrong:?}");
+    }
+    // A list is empty at 16, the next time after 12, and has two elements at 18; it has seven at 15, and not again before 23.
+    assert_eq!(slot.saw(Claim::Len(7), 12), Ok(15));
+    assert_eq!(slot.saw(Claim::Absent, 12), Ok(16));
+    assert_eq!(slot.saw(Claim::Len(2), 16), Ok(18));
+    assert!(slot.saw(Claim::Len(7), 18).is_err());
+    assert!(slot.saw(Claim::Absent, 18).is_err());
+}

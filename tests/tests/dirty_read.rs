@@ -114,7 +114,7 @@ async fn past_the_deadline_the_reader_is_closed_and_shown_nothing() {
 }
 
 /// Reads of a hunt in a run of the whole suite. `make hunt` asks for as many as it is told.
-const READS: u64 = 150_000;
+const READS: u64 = 100_000;
 /// Misfortunes of such a hunt.
 const BLOWS: u64 = 7;
 

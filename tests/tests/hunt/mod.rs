@@ -38,7 +38,7 @@ const DATABASES: u64 = 4096;
 /// An outage, a failover and a few thousand operations, on two shared cores.
 const AGAIN: Duration = Duration::from_secs(90);
 /// Reads between two misfortunes: also what must be answered for the hunt to go on.
-const READS_BETWEEN: u64 = 15_000;
+const READS_BETWEEN: u64 = 8_000;
 /// What those have registers of who never rest.
 const BUSY: [&[Shape]; 6] = [
     &[Shape::Text, Shape::Text],
@@ -113,7 +113,8 @@ pub async fn hunt(plan: Plan) {
     }
     board.end();
     for client in clients {
-        client.await.expect("no panic");
+        let ended = tokio::time::timeout(AGAIN * 2, client).await;
+        ended.expect("a client ends").expect("no panic");
     }
     let took = begun.elapsed();
     assert_eq!(board.failure(), None);

@@ -9,6 +9,7 @@ use crate::hold::Hold;
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Why a session is over.
@@ -95,6 +96,12 @@ impl Session {
         });
     }
 
+    /// Ends the session when what is returned is dropped, if it is not over by then: for tasks without which it is of no use,
+    /// however they end.
+    pub(crate) fn end_with_guard(self: &Arc<Self>, why: &'static str) -> EndGuard {
+        EndGuard(Arc::clone(self), why)
+    }
+
     /// Why the session is over, `None` while it is not.
     pub fn ended(&self) -> Option<EndReason> {
         self.ended.borrow().clone()
@@ -107,5 +114,14 @@ impl Session {
             Ok(reason) => reason.clone().unwrap_or(EndReason::Shutdown),
             Err(_) => EndReason::Shutdown,
         }
+    }
+}
+
+/// See [`Session::end_with_guard`].
+pub(crate) struct EndGuard(Arc<Session>, &'static str);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.end(EndReason::ServerChanged(self.1.to_owned()));
     }
 }

@@ -5,11 +5,48 @@
 mod lab;
 mod path;
 
-use lab::{Client, Lab, SOON};
+use lab::{A_WHILE, Client, Lab, Plan, SOON};
 use redoubt_env::planted::assert_catches;
+use redoubt_types::limits::{GUEST_UNANSWERED_FIRST, SPARES_MAX};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 
 const SHARED: bool = true;
+
+/// A client that CLIENT UNBLOCK ends while it was made to wait has two answers on some servers.
+#[tokio::test]
+async fn whoever_unsettles_the_shared_connection_mixes_no_answers() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let (mut writer, mut other) = (lab.client().await, lab.client().await);
+    for client in [&mut writer, &mut other] {
+        client.send("PING\r\n").await;
+        client.expect("+PONG\r\n").await;
+    }
+    let mut control = lab.server.control(&lab.env).await;
+    let list = control.call(&[b"CLIENT", b"LIST"], SOON).await.unwrap();
+    let list = list.as_str().unwrap();
+    let shared = list.lines().find(|l| l.contains("name=redoubt-shared")).unwrap();
+    let id = shared.split(' ').next().unwrap().strip_prefix("id=").unwrap();
+    let pause: &[&[u8]] = &[b"CLIENT", b"PAUSE", b"60000", b"WRITE"];
+    control.call(pause, SOON).await.unwrap();
+    writer.send("SET k v\r\n").await;
+    writer.expect_silence().await;
+    let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes()];
+    let unblocked = control.call(unblock, SOON).await.unwrap();
+    control.call(&[b"CLIENT", b"UNPAUSE"], SOON).await.unwrap();
+    other.send("ECHO mine\r\nECHO too\r\n").await;
+    let got = other.conn.read_u8().await;
+    println!("UNBLOCK was answered with {unblocked:?}");
+    // It has its own answers, or none.
+    if got.is_ok() {
+        other.expect("4\r\nmine\r\n$3\r\ntoo\r\n").await;
+    }
+    let mut third = lab.client().await;
+    third.send("ECHO fine\r\n").await;
+    third.expect("$4\r\nfine\r\n").await;
+    assert_eq!(lab.session.ended(), None);
+}
 
 /// Runs for 400 ms; the last bytes are its answer.
 const SCRIPT: &str = "local t=redis.call('TIME'); local e=t[1]*1000000+t[2]+400000; \
@@ -148,6 +185,175 @@ async fn h11_a_script_that_does_not_end_can_be_ended_by_a_client_that_shared_its
     other.expect("+OK\r\n").await;
     busy.expect("-ERR Script killed by user").await;
     assert_eq!(lab.session.ended(), None);
+}
+
+/// Two flights in the air that do not land: a script that does not end, and a reader behind it.
+async fn stall(lab: &Lab) -> (Client, Client) {
+    let (mut busy, mut reader) = (lab.client().await, lab.client().await);
+    for client in [&mut busy, &mut reader] {
+        client.send("PING\r\n").await;
+        client.expect("+PONG\r\n").await;
+    }
+    eval(&mut busy, "while true do end").await;
+    lab.env.sleep(Duration::from_millis(100)).await;
+    reader.send("GET n\r\n").await;
+    lab.env.sleep(Duration::from_millis(100)).await;
+    (busy, reader)
+}
+
+async fn end_stall(lab: &Lab, killer: &mut Client, (mut busy, mut reader): (Client, Client)) {
+    killer.send("SCRIPT KILL\r\n").await;
+    killer.expect("+OK\r\n").await;
+    busy.expect("-ERR Script killed by user").await;
+    reader.expect("$-1\r\n").await;
+    assert_eq!(lab.session.ended(), None);
+}
+
+#[tokio::test]
+async fn h11_a_script_can_be_ended_although_others_wait_behind_it() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut killer = lab.client().await;
+    killer.send("PING\r\n").await;
+    killer.expect("+PONG\r\n").await;
+    let stalled = stall(&lab).await;
+    end_stall(&lab, &mut killer, stalled).await;
+}
+
+#[tokio::test]
+async fn h11_a_script_can_be_ended_although_others_took_the_connections_that_were_kept() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let stalled = stall(&lab).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 * SPARES_MAX {
+        let mut client = lab.client().await;
+        client.send("BLPOP l 0.1\r\n").await;
+        waiting.push(client);
+    }
+    lab.env.sleep(Duration::from_millis(200)).await;
+    let mut killer = lab.client().await;
+    end_stall(&lab, &mut killer, stalled).await;
+}
+
+#[tokio::test]
+async fn who_goes_while_nothing_can_be_sent_is_seen_to_go() {
+    let lab = Lab::with(Plan {
+        clients_max: 3,
+        ..Plan::default()
+    })
+    .await;
+    lab.commit_ever();
+    let mut idle = lab.client().await;
+    idle.send("PING\r\n").await;
+    idle.expect("+PONG\r\n").await;
+    let stalled = stall(&lab).await;
+    drop(idle);
+    lab.env.sleep(Duration::from_millis(500)).await;
+    // It had the last place.
+    let mut killer = lab.client().await;
+    end_stall(&lab, &mut killer, stalled).await;
+}
+
+#[tokio::test]
+async fn a_request_behind_a_script_that_does_not_end_is_dropped_at_the_deadline_and_never_executed() {
+    let lab = Lab::with(Plan {
+        release_deadline: 4 * A_WHILE,
+        ..Plan::default()
+    })
+    .await;
+    lab.commit_ever();
+    let stalled = stall(&lab).await;
+    let (mut waits, mut killer) = (lab.client().await, lab.client().await);
+    waits.send("INCR n\r\n").await;
+    waits.expect_silence().await;
+    waits.expect_end().await;
+    end_stall(&lab, &mut killer, stalled).await;
+    killer.send("EXISTS n\r\n").await;
+    killer.expect(":0\r\n").await;
+}
+
+#[tokio::test]
+async fn a_client_whose_commands_no_shared_connection_takes_keeps_its_own() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let before = connections(&lab).await;
+    let mut client = lab.client().await;
+    for _ in 0..40 {
+        client.send_as_it_is("GET k\r\n").await;
+        client.expect("$-1\r\n").await;
+    }
+    lab.env.sleep(Duration::from_millis(50)).await;
+    assert!(connections(&lab).await > before);
+    for _ in 0..40 {
+        client.send("GET k\r\n").await;
+        client.expect("$-1\r\n").await;
+    }
+}
+
+/// What this process has in memory, in bytes.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let kb: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kb * 1024
+}
+
+#[tokio::test]
+async fn a_pipeline_of_large_answers_takes_little_memory() {
+    const VALUE: usize = 10 * 1024 * 1024;
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut control = lab.server.control(&lab.env).await;
+    let value = vec![b'x'; VALUE];
+    let set: &[&[u8]] = &[b"SET", b"k", &value];
+    control.call(set, SOON).await.unwrap();
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    let before = memory();
+    // 10 GB.
+    client.send("GET k\r\n".repeat(1_000)).await;
+    let mut most = 0;
+    for _ in 0..150 {
+        lab.env.sleep(Duration::from_millis(10)).await;
+        most = most.max(memory().saturating_sub(before));
+    }
+    println!("{} MB more in memory at most", most / 1024 / 1024);
+    // A buffer is doubled when it is full, and what it held is copied.
+    let bound = 3 * GUEST_UNANSWERED_FIRST * VALUE;
+    assert!(most < bound as u64, "{most} bytes, more than {bound}");
+    for _ in 0..20 {
+        client.expect(format!("${VALUE}\r\n")).await;
+        client.expect(&value).await;
+        client.expect("\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_idle_connections_leaves_the_shared_one() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut control = lab.server.control(&lab.env).await;
+    let mut shared = async || {
+        let list = control.call(&[b"CLIENT", b"LIST"], SOON).await.unwrap();
+        let list = list.as_str().unwrap().to_owned();
+        let line = list.lines().find(|l| l.contains("name=redoubt-shared"));
+        line.map(|l| l.split(' ').next().unwrap().to_owned())
+    };
+    let mut client = lab.client().await;
+    client.send("PING\r\n").await;
+    client.expect("+PONG\r\n").await;
+    let before = shared().await;
+    assert!(before.is_some());
+    let mut other = lab.server.control(&lab.env).await;
+    let timeout: &[&[u8]] = &[b"CONFIG", b"SET", b"timeout", b"5"];
+    other.call(timeout, SOON).await.unwrap();
+    // A server looks at each client once a second or so; whoever asks must not be idle for too long either.
+    for _ in 0..4 {
+        lab.env.sleep(Duration::from_secs(2)).await;
+        assert_eq!(shared().await, before);
+    }
 }
 
 #[tokio::test]

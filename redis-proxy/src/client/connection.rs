@@ -10,6 +10,7 @@
 
 use super::replies::Replies;
 use super::requests::{Offence, Requests};
+use super::ties::PLAIN_STREAK;
 use super::turn::Turn;
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
@@ -227,7 +228,8 @@ impl Connection {
     fn is_loose(&self) -> bool {
         let quiet = self.client_read_side == ClientRead::Requests
             && self.outbound.is_empty()
-            && self.replies.is_empty();
+            && self.replies.is_empty()
+            && self.replies.small_answers() >= PLAIN_STREAK.into();
         quiet && self.requests.owes_before_leaving() == Some(self.replies.answers())
     }
 

@@ -115,9 +115,11 @@ struct Moving {
 struct Moved {
     /// Has the bytes of `first`.
     scanner: RequestScanner,
-    /// The command that needs the connection.
-    first: RequestHead,
+    /// Its next command, if that was looked at.
+    first: Option<RequestHead>,
     plain: Arc<Plain>,
+    /// Answers that were released and that it has not taken.
+    owed: BytesMut,
 }
 
 /// Accepts clients and serves each under the session that `serving` shows, as long as the future is polled;
@@ -173,7 +175,9 @@ async fn keep_worker(common: Arc<Common>) {
         };
         let (door, arrivals) = mpsc::channel(ARRIVALS_MAX);
         common.door.send_replace(Some(door));
-        Worker::new(Arc::clone(&common), session, arrivals).run().await;
+        let worker = Worker::new(Arc::clone(&common), session, arrivals);
+        // A task of its own, so that the next session has a worker even if this one's fails.
+        let _ = common.env.spawn(worker.run()).await;
         common.door.send_replace(None);
     }
 }
@@ -371,11 +375,14 @@ fn connect(
     }
     let member = session.peers.join(id, addr);
     let requests = Requests::new(member, Arc::clone(&common.marker_prefix));
-    let requests = match moved {
-        Some(moved) => requests.moved(moved.scanner, moved.first, moved.plain),
-        None => requests,
-    };
     let replies = Replies::new(session.hold.waiter(), &common.marker_prefix);
+    let (requests, replies) = match moved {
+        Some(moved) => (
+            requests.moved(moved.scanner, moved.first, moved.plain),
+            replies.behind(moved.owed),
+        ),
+        None => (requests, replies),
+    };
     let deadline = common.options.release_deadline;
     Ok(Connection::new(
         common.env.clone(),

@@ -94,12 +94,17 @@ impl Requests {
         }
     }
 
-    /// The same, of a client that comes from a shared connection with the command `first`, whose bytes are still in
+    /// The same, of a client that comes from a shared connection, with the command `first` if its bytes are still in
     /// `scanner`, and may go back there.
-    pub(super) fn moved(self, scanner: RequestScanner, first: RequestHead, plain: Arc<Plain>) -> Self {
+    pub(super) fn moved(
+        self,
+        scanner: RequestScanner,
+        first: Option<RequestHead>,
+        plain: Arc<Plain>,
+    ) -> Self {
         Requests {
             scanner,
-            first: Some(first),
+            first,
             plain: Some(plain),
             ..self
         }
@@ -112,7 +117,7 @@ impl Requests {
 
     /// How many answers the client is owed in all, if it could go back to a shared connection once it has had them.
     pub(super) fn owes_before_leaving(&self) -> Option<u64> {
-        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed;
+        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed && self.first.is_none();
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
@@ -141,7 +146,8 @@ impl Requests {
                     self.body_due = true;
                     self.commands += 1;
                     if let Some(plain) = &self.plain {
-                        self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
+                        let fits = plain.fit(&head) == Fit::Plain;
+                        self.ties.passed(&head, fits, self.scanner.holds_whole_multibulk());
                     }
                     self.route = match inspect(&head, self.member.peers()) {
                         Verdict::Forward => Route::Forward,

@@ -7,7 +7,7 @@ use redoubt_resp::request::RequestHead;
 
 /// Plain commands in a row after which a client shares a connection again: one that needs its own every now and then
 /// would else move with each of its commands.
-const PLAIN_STREAK: u32 = 16;
+pub(super) const PLAIN_STREAK: u32 = 16;
 
 /// Commands that need a connection of their own while they run, and leave nothing on it. Those of MULTI and WATCH are
 /// followed apart.
@@ -60,13 +60,17 @@ pub(super) struct Ties {
 }
 
 impl Ties {
-    /// A command is passed on.
-    pub(super) fn passed(&mut self, head: &RequestHead, is_plain: bool) {
-        if is_plain {
+    /// A command is passed on. One that is plain leaves nothing on the connection, but only one that is also sent as a
+    /// shared connection takes it, whole and as an array, is a step back there.
+    pub(super) fn passed(&mut self, head: &RequestHead, is_plain: bool, is_whole_array: bool) {
+        if is_plain && is_whole_array {
             self.plain_streak = self.plain_streak.saturating_add(1);
             return;
         }
         self.plain_streak = 0;
+        if is_plain {
+            return;
+        }
         let is = |word: &&str| head.is(0, word);
         let alone = head.arg_count == 1;
         match () {
@@ -105,7 +109,7 @@ mod tests {
             .collect();
         let arg_count = args.len();
         let is_plain = matches!(words, "GET k");
-        ties.passed(&RequestHead { args, arg_count }, is_plain);
+        ties.passed(&RequestHead { args, arg_count }, is_plain, true);
     }
 
     fn after(words: &[&str]) -> bool {
@@ -149,6 +153,21 @@ mod tests {
         ] {
             assert!(!after(words), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_plain_command_that_no_shared_connection_takes_does_not_tie_and_is_no_step_back() {
+        let head = RequestHead {
+            args: vec![Bytes::from_static(b"GET"), Bytes::from_static(b"k")],
+            arg_count: 2,
+        };
+        let mut ties = Ties::default();
+        for _ in 0..100 {
+            ties.passed(&head, true, false);
+            assert!(!ties.are_loose());
+        }
+        (0..PLAIN_STREAK).for_each(|_| ties.passed(&head, true, true));
+        assert!(ties.are_loose());
     }
 
     #[test]

@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Read at once, bytes: an INFO section fits.
 const READ_BYTES: usize = 8 * 1024;
-/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB, COMMAND 200 KB and more with each module.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection to a server on which this proxy asks for itself.
 ///

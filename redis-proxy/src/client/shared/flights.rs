@@ -8,10 +8,17 @@
 //! **Why a fence on the same connection is one.** It is executed after every command of its flight, so it answers for
 //! all of their effects, as one does that is sent after their answers were received. A fence that is refused for now
 //! (a busy script) leaves its flight without a point; any later one covers it, and only delays it.
+//!
+//! **When a server does not keep to one answer each**, everybody's answers from then on would be another's. So where a fence
+//! is due, an answer that can be none ends the connection, and whatever came since the last fence is nobody's
+//! ([`Flights::distrust`]). An error there is no such sign, since fences are refused at times; but it releases nothing either,
+//! and a shift that it hides shows at the first fence that should have been given.
 
 use crate::hold::{FenceWentBack, Horizon};
+use crate::pressure::Mark;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::planted;
+use redoubt_resp::info::{FenceAnswer, fence_of};
 use redoubt_resp::reply::{ReplyError, ReplyScanner, Value, parse_frame};
 use redoubt_types::{BootTime, Offset};
 use std::collections::VecDeque;
@@ -40,8 +47,8 @@ pub(super) type Released = (FlightId, Vec<Slot>);
 enum Expected {
     /// A client's; these bytes stand in its place, if any.
     Reply(Slot, Option<Bytes>),
-    /// The fence behind a flight.
-    Fence(FlightId),
+    /// The fence behind a flight, and what had been passed on when it was asked for.
+    Fence(FlightId, Mark),
 }
 
 /// A flight that is not released.
@@ -49,10 +56,8 @@ enum Expected {
 struct Flight {
     /// Its fence point, and when the answer that told it had been received.
     fence: Option<(Offset, BootTime)>,
-    /// When its first answer was received.
-    received: Option<BootTime>,
-    /// Whose answers it brought, some more than once.
-    slots: Vec<Slot>,
+    /// Whose answers it brought, some more than once, and when the first of each run was received.
+    slots: Vec<(Slot, BootTime)>,
 }
 
 /// What was received.
@@ -60,8 +65,22 @@ struct Flight {
 pub(super) enum Arrived<'a> {
     /// Bytes of an answer for this client, in this flight, and whether it ends with them.
     Reply(Slot, FlightId, &'a [u8], bool),
-    /// The answer to this flight's fence.
-    Fence(FlightId, Value),
+    /// The answer to this flight's fence, and what had been passed on when it was asked for.
+    Fence(FlightId, Value, Mark),
+}
+
+/// Why a connection's answers can't be told apart any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutOfStep {
+    /// They are no answers.
+    #[error(transparent)]
+    Malformed(#[from] ReplyError),
+    /// One more than was asked for.
+    #[error("the server answers what nobody asked")]
+    Unasked,
+    /// What stood in a fence's place can't be its answer.
+    #[error("a fence was answered with what is neither a fence nor an error")]
+    NoFence,
 }
 
 /// The state of one shared connection. See the module.
@@ -89,12 +108,11 @@ impl Flights {
     }
 
     /// Ends the flight: its fence follows what was sent. One without commands asks again for those before it.
-    pub(super) fn seal(&mut self) -> FlightId {
+    pub(super) fn seal(&mut self, asked: Mark) -> FlightId {
         let id = self.open();
-        self.expected.push_back(Expected::Fence(id));
+        self.expected.push_back(Expected::Fence(id, asked));
         self.flights.push_back(Flight {
             fence: None,
-            received: None,
             slots: Vec::new(),
         });
         self.fences_out += 1;
@@ -110,6 +128,11 @@ impl Flights {
         self.fences_out
     }
 
+    /// The end of the flights whose fence was answered.
+    pub(super) fn landed(&self) -> FlightId {
+        self.landed
+    }
+
     /// Whether a flight has landed and has no fence point.
     pub(super) fn wants_fence(&self) -> bool {
         let landed = self.landed.0.saturating_sub(self.first.0) as usize;
@@ -119,13 +142,13 @@ impl Flights {
     /// Takes what the server sent, received by `now`.
     ///
     /// # Errors
-    /// When that can't be a server's answers, or nobody waits for one.
+    /// When it can't be told whose they are: what of the last flights has no fence point is not to be trusted either.
     pub(super) fn received(
         &mut self,
         mut bytes: &[u8],
         now: BootTime,
         mut on: impl FnMut(Arrived<'_>),
-    ) -> Result<(), ReplyError> {
+    ) -> Result<(), OutOfStep> {
         while !bytes.is_empty() {
             let frame = self.scanner.next_frame(bytes)?;
             let (piece, rest) = bytes.split_at(frame.map_or(bytes.len(), |f| f.end));
@@ -135,11 +158,10 @@ impl Flights {
                 Some(Expected::Reply(slot, instead)) => {
                     let (slot, landed) = (*slot, self.landed);
                     let at = (landed.0 - self.first.0) as usize;
-                    if let Some(flight) = self.flights.get_mut(at) {
-                        flight.received.get_or_insert(now);
-                        if flight.slots.last() != Some(&slot) {
-                            flight.slots.push(slot);
-                        }
+                    if let Some(flight) = self.flights.get_mut(at)
+                        && flight.slots.last().map(|(last, _)| *last) != Some(slot)
+                    {
+                        flight.slots.push((slot, now));
                     }
                     match instead {
                         None => on(Arrived::Reply(slot, landed, piece, ends)),
@@ -150,22 +172,27 @@ impl Flights {
                         self.expected.pop_front();
                     }
                 }
-                Some(Expected::Fence(id)) => {
-                    let id = *id;
+                Some(Expected::Fence(id, asked)) => {
+                    let (id, asked) = (*id, *asked);
                     self.fence.extend_from_slice(piece);
                     if self.fence.len() > FENCE_BYTES_MAX {
-                        return Err(ReplyError::BadContent);
+                        return Err(OutOfStep::NoFence);
                     }
                     if ends {
                         let parsed = parse_frame(&self.fence.split())?;
                         let (value, _) = parsed.ok_or(ReplyError::BadContent)?;
+                        let can_be_one =
+                            value.as_error().is_some() || fence_of(&value) != FenceAnswer::Malformed;
+                        if !can_be_one && !planted::on("out_of_step_goes_on") {
+                            return Err(OutOfStep::NoFence);
+                        }
                         self.expected.pop_front();
                         self.fences_out -= 1;
                         self.landed = FlightId(id.0 + 1);
-                        on(Arrived::Fence(id, value));
+                        on(Arrived::Fence(id, value, asked));
                     }
                 }
-                None => return Err(ReplyError::BadContent),
+                None => return Err(OutOfStep::Unasked),
             }
         }
         Ok(())
@@ -199,7 +226,7 @@ impl Flights {
             if !(admitted || (has_landed && planted::on("hold_no_hold"))) {
                 break;
             }
-            slots.extend(self.flights.pop_front().into_iter().flat_map(|f| f.slots));
+            slots.extend(self.flights.pop_front().into_iter().flat_map(|f| f.slots).map(|(slot, _)| slot));
             self.first = FlightId(self.first.0 + 1);
         }
         (self.first, slots)
@@ -207,13 +234,24 @@ impl Flights {
 
     /// When the oldest answer that is still held was received.
     pub(super) fn held_since(&self) -> Option<BootTime> {
-        self.flights.iter().find_map(|f| f.received)
+        self.flights
+            .iter()
+            .find_map(|f| f.slots.first())
+            .map(|(_, received)| *received)
     }
 
-    /// Whose answers are held in flights whose first one was received at a time of which `when` holds.
+    /// Whose answers are held that were received at a time of which `when` holds.
     pub(super) fn held_if(&self, when: impl Fn(BootTime) -> bool) -> impl Iterator<Item = Slot> {
-        let those = self.flights.iter().filter(move |f| f.received.is_some_and(&when));
-        those.flat_map(|f| f.slots.iter().copied())
+        let all = self.flights.iter().flat_map(|f| &f.slots);
+        all.filter(move |(_, received)| when(*received))
+            .map(|(slot, _)| *slot)
+    }
+
+    /// The connection is out of step: nothing that came since the last fence may ever leave. Whose that is.
+    pub(super) fn distrust(&mut self) -> Vec<Slot> {
+        let unfenced = self.flights.iter_mut().filter(|f| f.fence.is_none());
+        let slots = unfenced.flat_map(|f| std::mem::take(&mut f.slots));
+        slots.map(|(slot, _)| slot).collect()
     }
 
     /// The connection is gone: nothing more arrives of what was sent. What was received still waits for a fence, which

@@ -30,6 +30,8 @@ pub(super) enum Link {
     Making(Making),
     /// It is there.
     Up(Box<dyn Conn>),
+    /// It takes nothing more; what it has brought is still to be read.
+    Closing(Box<dyn Conn>),
 }
 
 impl Link {
@@ -70,9 +72,23 @@ impl Link {
     /// The connection, if it is there.
     pub(super) fn conn(&mut self) -> Option<&mut Box<dyn Conn>> {
         match self {
-            Link::Up(conn) => Some(conn),
+            Link::Up(conn) | Link::Closing(conn) => Some(conn),
             Link::Making(_) => None,
         }
+    }
+
+    /// Whether something may be sent.
+    pub(super) fn takes_more(&self) -> bool {
+        matches!(self, Link::Up(_))
+    }
+
+    /// It could not be written to.
+    pub(super) fn is_closing(&mut self) {
+        let was = std::mem::replace(self, Link::Making(Box::pin(std::future::pending())));
+        *self = match was {
+            Link::Up(conn) => Link::Closing(conn),
+            other => other,
+        };
     }
 }
 

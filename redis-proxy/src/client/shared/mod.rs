@@ -9,6 +9,7 @@
 //! `flights` says whose each answer is and when it may leave, `guest` what of a client's bytes may go to the shared
 //! connection, [`plain`] which commands may, `worker` moves the bytes.
 
+mod allowance;
 mod flights;
 mod guest;
 mod link;

@@ -13,10 +13,11 @@ mod receive;
 mod serve;
 mod spare;
 
+use super::allowance::Allowance;
 use super::flights::{FlightId, Flights, Slot};
 use super::guest::{Guest, Then};
 use super::link::Link;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Total};
 use super::plain::Plain;
 use super::ready::{Ready, Signal};
 use crate::client::turn::Turn;
@@ -76,11 +77,19 @@ pub(in crate::client) struct Worker {
     /// When a fence is to be asked for again.
     again: Option<Waiting<()>>,
     turn: Turn,
-    /// Whether clients may be read: their turn, and the connection is there.
-    may_read: bool,
-    /// A connection for the next client that needs its own: also while the server is busy with a script, and proves nothing
-    /// (H11), it must be possible to end that script.
-    spare: Option<Proven>,
+    /// When it is a stall that nothing can be sent, and what had landed when that was asked for.
+    stall: Option<Waiting<()>>,
+    stall_landed: Option<FlightId>,
+    /// Nothing can be sent for longer than usual: those who wait are listened to.
+    stalled: bool,
+    /// Those who are to be listened to in a stall.
+    ahead: Vec<Slot>,
+    /// When an idle connection is used lest it be closed.
+    idle: Option<Waiting<()>>,
+    /// Bytes that all clients are owed.
+    total: Total,
+    /// For clients that need a connection of their own.
+    spares: Vec<Proven>,
     sparing: Option<Task<Option<Proven>>>,
     deadline: Option<Waiting<()>>,
 }
@@ -115,8 +124,13 @@ impl Worker {
             outbound: BytesMut::new(),
             scratch: vec![0; CLIENT_READ_BYTES_MIN].into(),
             again: None,
-            may_read: false,
-            spare: None,
+            stall: None,
+            stall_landed: None,
+            stalled: false,
+            ahead: Vec::new(),
+            idle: None,
+            total: Total::default(),
+            spares: Vec::new(),
             sparing: None,
             deadline: None,
         }
@@ -125,6 +139,8 @@ impl Worker {
     /// Serves until the session is over. Every client's connection is dropped then.
     pub(in crate::client) async fn run(mut self) {
         let session = Arc::clone(&self.session);
+        // Whoever waits for this worker must not wait for ever, however it ends.
+        let _end = session.end_with_guard("nobody serves those who share a connection any more");
         let mut over = pin!(session.wait_end());
         // It yields by its own count of rounds: a budget per socket call would end a round within a flight.
         let serve = poll_fn(|cx| {
@@ -154,7 +170,7 @@ impl Worker {
                 break;
             }
         }
-        self.keep_spare(cx);
+        self.keep_spares(cx);
         self.poll_deadline(cx);
     }
 
@@ -188,8 +204,11 @@ impl Worker {
             peer: arrival.peer,
             signal: Signal::new(slot.key, Arc::clone(&self.ready)),
             input: arrival.input,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(self.total.clone()),
             unanswered: 0,
+            allowance: Allowance::default(),
+            is_full: false,
+            next: None,
             then: Then::Stays,
             deferred: false,
             waits_since: None,
@@ -203,7 +222,7 @@ impl Worker {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) {
         let deadline = self.common.options.release_deadline;
         loop {
-            let waits = !self.may_read && !self.deferred.is_empty();
+            let waits = self.stalled && !self.deferred.is_empty();
             if !waits && self.flights.held_since().is_none() {
                 self.deadline = None;
                 return;
@@ -228,9 +247,7 @@ impl Worker {
         let overdue = |since: BootTime| now >= since.plus(deadline);
         let held: Vec<Slot> = self.flights.held_if(overdue).collect();
         for slot in held {
-            if self.guests.get(slot.key).is_some_and(|g| g.slot == slot) {
-                self.guests.remove(slot.key);
-            }
+            self.drop_guest(slot);
         }
         self.guests
             .retain(|_, guest| !guest.waits_since.is_some_and(overdue));

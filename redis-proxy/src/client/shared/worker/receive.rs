@@ -1,18 +1,30 @@
 //! The worker's side towards the server: the connection is made and read.
 //!
-//! Promises that whoever waits for an answer on a connection that is lost is dropped.
+//! Promises that whoever waits for an answer on a connection that is lost is dropped, and that what all clients are owed stays
+//! below a bound.
 
-use super::super::flights::{Arrived, FlightId};
+use super::super::flights::{Arrived, FlightId, OutOfStep, Slot};
 use super::super::link::Link;
 use super::Worker;
+use crate::pressure::Mark;
 use crate::session::EndReason;
 use crate::upstream::fence::{Meaning, meaning_of};
 use redoubt_env::planted;
 use redoubt_resp::reply::Value;
+use redoubt_types::BootTime;
+use redoubt_types::limits::OUTBOXES_BYTES_MAX;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
+
+/// What came of a fence.
+struct Fence {
+    flight: FlightId,
+    answer: Value,
+    /// What had been passed on when it was asked for.
+    asked: Mark,
+}
 
 impl Worker {
     /// Makes the connection, or reads it, and takes in what the server says.
@@ -38,48 +50,93 @@ impl Worker {
         }
         // A reading of the clock after what was received: H14 counts from here.
         let now = self.common.env.now();
-        let mut fences: Vec<(FlightId, Value)> = Vec::new();
+        let (mut fences, mut may_go_on) = (Vec::new(), Vec::new());
         let guests = &mut self.guests;
         let taken = self
             .flights
             .received(buffer.filled(), now, |arrived| match arrived {
                 Arrived::Reply(slot, flight, bytes, ends) => {
                     if let Some(guest) = guests.get_mut(slot.key).filter(|g| g.slot == slot) {
-                        guest.outbox.hold(flight, bytes);
-                        guest.unanswered -= usize::from(ends);
+                        guest.receive(flight, bytes, ends);
+                        if guest.is_full && guest.has_room() {
+                            guest.is_full = false;
+                            may_go_on.push(slot);
+                        }
                     }
                 }
-                Arrived::Fence(flight, value) => fences.push((flight, value)),
+                Arrived::Fence(flight, answer, asked) => fences.push(Fence {
+                    flight,
+                    answer,
+                    asked,
+                }),
             });
-        if let Err(error) = taken {
-            self.lose_link(&error.to_string());
-            return true;
+        for slot in may_go_on {
+            self.defer(slot);
         }
-        for (flight, value) in fences {
-            let meaning = match planted::held("pause_before_fence") {
-                // As if it were busy: it is asked again.
-                true => Meaning::NotYet,
-                false => meaning_of(&self.session, &value),
-            };
-            let fenced = match self.patience.point(meaning, now) {
-                Ok(Some(point)) => {
-                    self.session.pressure.written(point);
-                    let fenced = self.flights.fenced(flight, point, now);
-                    fenced.map_err(|e| EndReason::ServerChanged(e.to_string()))
-                }
-                Ok(None) => Ok(()),
-                Err(reason) => Err(reason),
-            };
-            if let Err(reason) = fenced {
+        self.bound_outboxes();
+        if let Err(error) = taken {
+            return self.fall_out_of_step(&error, now);
+        }
+        fences.into_iter().all(|fence| self.take_fence(&fence, now))
+    }
+
+    /// Takes in the answer to a fence; false when it has ended the session.
+    fn take_fence(&mut self, fence: &Fence, now: BootTime) -> bool {
+        let meaning = match planted::held("pause_before_fence") {
+            // As if it were busy: it is asked again.
+            true => Meaning::NotYet,
+            false => meaning_of(&self.session, &fence.answer),
+        };
+        let fenced = match self.patience.point(meaning, now) {
+            Ok(Some(point)) => {
+                self.session.pressure.written(point, fence.asked);
+                let fenced = self.flights.fenced(fence.flight, point, now);
+                fenced.map_err(|e| EndReason::ServerChanged(e.to_string()))
+            }
+            Ok(None) => Ok(()),
+            Err(reason) => Err(reason),
+        };
+        fenced.map_err(|reason| self.session.end(reason)).is_ok()
+    }
+
+    /// Nobody knows any more whose the answers are: those since the last fence are given to nobody.
+    fn fall_out_of_step(&mut self, error: &OutOfStep, now: BootTime) -> bool {
+        tracing::warn!(%error, "the connection that clients share is out of step");
+        for slot in self.flights.distrust() {
+            self.drop_guest(slot);
+        }
+        self.lose_link("it is out of step");
+        // A server that never gives a fence is not waited for, whatever it says instead.
+        match self.patience.point(Meaning::Failed(error.to_string()), now) {
+            Ok(_) => true,
+            Err(reason) => {
                 self.session.end(reason);
-                return false;
+                false
             }
         }
-        true
+    }
+
+    /// Drops whoever is owed most while all together are owed too much.
+    fn bound_outboxes(&mut self) {
+        while self.total.get() > OUTBOXES_BYTES_MAX {
+            let most = self.guests.iter().max_by_key(|(_, guest)| guest.outbox.len());
+            let Some(slot) = most.map(|(_, guest)| guest.slot) else {
+                return;
+            };
+            tracing::warn!(peer = self.guests[slot.key].peer, "a client is owed too much");
+            self.drop_guest(slot);
+        }
+    }
+
+    /// Drops a client as it is, if it is still there.
+    pub(super) fn drop_guest(&mut self, slot: Slot) {
+        if self.guests.get(slot.key).is_some_and(|g| g.slot == slot) {
+            self.guests.remove(slot.key);
+        }
     }
 
     /// Drops those whose commands' outcomes can't be known, and begins to make another connection.
-    pub(super) fn lose_link(&mut self, why: &str) {
+    fn lose_link(&mut self, why: &str) {
         tracing::info!(why, "the connection that clients share is lost");
         self.flights.cut();
         self.outbound.clear();

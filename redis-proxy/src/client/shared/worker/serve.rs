@@ -26,7 +26,7 @@ impl Worker {
         for slot in &slots {
             self.serve(*slot);
         }
-        if self.flights.wants_fence() && self.flights.in_the_air() == 0 && self.link.conn().is_some() {
+        if self.flights.wants_fence() && self.flights.in_the_air() == 0 && self.link.takes_more() {
             let env = self.common.env.clone();
             let again = self
                 .again
@@ -77,12 +77,18 @@ impl Worker {
                     self.guests.remove(slot.key);
                     return;
                 }
-                Poll::Pending => break,
+                Poll::Pending => {
+                    if matches!(guest.then, Then::Stays) && guest.is_choked() {
+                        // It may take nothing before it has sent all that it wants to: a server keeps answers for as long.
+                        guest.then = Then::Moves(None);
+                    }
+                    break;
+                }
             }
         }
         match guest.then {
             Then::Stays => self.defer(slot),
-            _ if guest.is_quiet() => self.let_go(slot),
+            _ if guest.may_go() => self.let_go(slot),
             _ => {}
         }
     }
@@ -94,19 +100,21 @@ impl Worker {
             guest.deferred = true;
             self.deferred.push_back(slot);
         }
+        if self.stalled {
+            // It has something to say, which may be what ends the stall.
+            self.ahead.push(slot);
+        }
     }
 
-    /// Ends or moves a client that has had all its answers.
+    /// Ends or moves a client: see [`Guest::may_go`](super::super::guest::Guest::may_go).
     pub(super) fn let_go(&mut self, slot: Slot) {
-        let guest = self.guests.remove(slot.key);
-        let env = &self.common.env;
+        let mut guest = self.guests.remove(slot.key);
+        let env = self.common.env.clone();
         match guest.then {
             Then::Moves(first) => {
-                // The server may have closed it since it was last looked at.
-                let cx = &mut Context::from_waker(Waker::noop());
-                let spare = self.spare.take();
-                let spare = spare.and_then(|mut spare| spare.control.poll_is_idle(cx).then_some(spare));
+                let first = first.or(guest.next);
                 let moving = Moving {
+                    spare: self.take_spare(first.as_ref()),
                     arrival: Arrival {
                         conn: guest.conn,
                         peer: guest.peer,
@@ -118,14 +126,14 @@ impl Worker {
                         scanner: guest.scanner,
                         first,
                         plain: Arc::clone(&self.plain),
+                        owed: guest.outbox.take_released(),
                     },
-                    spare,
                 };
                 let (common, session) = (Arc::clone(&self.common), Arc::clone(&self.session));
                 self.away.push(env.spawn(serve_own(common, session, moving)));
             }
             Then::Stays | Then::Ends => {
-                let (env, conn, permit) = (env.clone(), guest.conn, guest.permit);
+                let (conn, permit) = (guest.conn, guest.permit);
                 self.ending.push(self.common.env.spawn(async move {
                     linger(&env, conn).await;
                     drop(permit);

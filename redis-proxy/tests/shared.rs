@@ -9,44 +9,8 @@ use lab::{A_WHILE, Client, Lab, Plan, SOON};
 use redoubt_env::planted::assert_catches;
 use redoubt_types::limits::{GUEST_UNANSWERED_FIRST, SPARES_MAX};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 
 const SHARED: bool = true;
-
-/// A client that CLIENT UNBLOCK ends while it was made to wait has two answers on some servers.
-#[tokio::test]
-async fn whoever_unsettles_the_shared_connection_mixes_no_answers() {
-    let lab = Lab::new().await;
-    lab.commit_ever();
-    let (mut writer, mut other) = (lab.client().await, lab.client().await);
-    for client in [&mut writer, &mut other] {
-        client.send("PING\r\n").await;
-        client.expect("+PONG\r\n").await;
-    }
-    let mut control = lab.server.control(&lab.env).await;
-    let list = control.call(&[b"CLIENT", b"LIST"], SOON).await.unwrap();
-    let list = list.as_str().unwrap();
-    let shared = list.lines().find(|l| l.contains("name=redoubt-shared")).unwrap();
-    let id = shared.split(' ').next().unwrap().strip_prefix("id=").unwrap();
-    let pause: &[&[u8]] = &[b"CLIENT", b"PAUSE", b"60000", b"WRITE"];
-    control.call(pause, SOON).await.unwrap();
-    writer.send("SET k v\r\n").await;
-    writer.expect_silence().await;
-    let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes()];
-    let unblocked = control.call(unblock, SOON).await.unwrap();
-    control.call(&[b"CLIENT", b"UNPAUSE"], SOON).await.unwrap();
-    other.send("ECHO mine\r\nECHO too\r\n").await;
-    let got = other.conn.read_u8().await;
-    println!("UNBLOCK was answered with {unblocked:?}");
-    // It has its own answers, or none.
-    if got.is_ok() {
-        other.expect("4\r\nmine\r\n$3\r\ntoo\r\n").await;
-    }
-    let mut third = lab.client().await;
-    third.send("ECHO fine\r\n").await;
-    third.expect("$4\r\nfine\r\n").await;
-    assert_eq!(lab.session.ended(), None);
-}
 
 /// Runs for 400 ms; the last bytes are its answer.
 const SCRIPT: &str = "local t=redis.call('TIME'); local e=t[1]*1000000+t[2]+400000; \
@@ -143,6 +107,124 @@ async fn a_client_moves_to_a_connection_of_its_own_and_back_and_its_commands_sta
     }
     lab.env.sleep(Duration::from_millis(50)).await;
     assert!(connections(&lab).await < before, "it has kept its connection");
+}
+
+/// An answer to HELLO: its version of RESP, and the connection's id.
+async fn hello(client: &mut Client, words: &str) -> (u32, String) {
+    client.send(format!("{words}\r\n")).await;
+    let first = client.line().await;
+    let items = match first.as_bytes()[0] {
+        b'%' => 2 * first[1..].parse::<usize>().unwrap(),
+        _ => first[1..].parse().unwrap(),
+    };
+    let mut flat = Vec::new();
+    for _ in 0..items {
+        let header = client.line().await;
+        flat.push(match header.as_bytes()[0] {
+            b'$' => client.line().await,
+            b'*' => "[]".to_owned(),
+            _ => header[1..].to_owned(),
+        });
+    }
+    let field = |name: &str| flat[flat.iter().position(|f| f == name).unwrap() + 1].clone();
+    (field("proto").parse().unwrap(), field("id"))
+}
+
+/// Enough of plain commands, one by one, to be given up to a shared connection.
+async fn settle(client: &mut Client) {
+    for _ in 0..20 {
+        client.send("PING\r\n").await;
+        client.expect("+PONG\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn clients_of_both_versions_of_resp_share_and_each_is_answered_in_its_own() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut old = lab.client().await;
+    old.send("HSET h f 1\r\nGET none\r\n").await;
+    old.expect(":1\r\n$-1\r\n").await;
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        let mut client = lab.client().await;
+        assert_eq!(hello(&mut client, &format!("HELLO 3 SETNAME c{n}")).await.0, 3);
+        client.send("CLIENT SETINFO LIB-NAME x\r\n").await;
+        client.line().await;
+        client.send("HGETALL h\r\nGET none\r\n").await;
+        client.expect("%1\r\n$1\r\nf\r\n$1\r\n1\r\n_\r\n").await;
+        settle(&mut client).await;
+        clients.push(client);
+    }
+    lab.env.sleep(Duration::from_millis(100)).await;
+    let now = connections(&lab).await;
+    assert!(now < 15, "{now} connections");
+    for client in &mut clients {
+        client.send("HGETALL h\r\nGET none\r\n").await;
+    }
+    old.send("HGETALL h\r\nGET none\r\n").await;
+    old.expect("*2\r\n$1\r\nf\r\n$1\r\n1\r\n$-1\r\n").await;
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.expect("%1\r\n$1\r\nf\r\n$1\r\n1\r\n_\r\n").await;
+        // Over connections of their own again, which begin with RESP2, and no name.
+        client.send("CLIENT GETNAME\r\nHGETALL h\r\n").await;
+        let name = format!("c{n}");
+        client
+            .expect(format!(
+                "${}\r\n{name}\r\n%1\r\n$1\r\nf\r\n$1\r\n1\r\n",
+                name.len()
+            ))
+            .await;
+    }
+    assert_eq!(lab.session.ended(), None);
+}
+
+#[tokio::test]
+async fn a_client_may_change_its_version_of_resp_and_back() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        for (version, nothing) in [(3, "_\r\n"), (2, "$-1\r\n")] {
+            let (told, id) = hello(&mut client, &format!("HELLO {version}")).await;
+            assert_eq!(told, version);
+            ids.push(id);
+            client.send("GET none\r\n").await;
+            client.expect(nothing).await;
+            settle(&mut client).await;
+            lab.env.sleep(Duration::from_millis(50)).await;
+            client.send("GET none\r\n").await;
+            client.expect(nothing).await;
+            // What is refused changes nothing.
+            client.send("HELLO 7\r\n").await;
+            client.expect("-NOPROTO unsupported protocol version\r\n").await;
+            settle(&mut client).await;
+            client.send("GET none\r\n").await;
+            client.expect(nothing).await;
+        }
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 6, "it did not share in between: {ids:?}");
+}
+
+#[tokio::test]
+async fn h11_a_client_of_resp3_that_shared_its_connection_can_end_a_script() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut killer = lab.client().await;
+    hello(&mut killer, "HELLO 3").await;
+    settle(&mut killer).await;
+    lab.env.sleep(Duration::from_millis(100)).await;
+    let mut busy = lab.client().await;
+    hello(&mut busy, "HELLO 3").await;
+    settle(&mut busy).await;
+    lab.env.sleep(Duration::from_millis(100)).await;
+    eval(&mut busy, "while true do end").await;
+    lab.env.sleep(Duration::from_millis(200)).await;
+    killer.send("SCRIPT KILL\r\n").await;
+    killer.expect("+OK\r\n").await;
+    busy.expect("-ERR Script killed by user").await;
 }
 
 #[tokio::test]
@@ -312,8 +394,8 @@ async fn a_pipeline_of_large_answers_takes_little_memory() {
     client.send("PING\r\n").await;
     client.expect("+PONG\r\n").await;
     let before = memory();
-    // 10 GB.
-    client.send("GET k\r\n".repeat(1_000)).await;
+    // 2 GB.
+    client.send("GET k\r\n".repeat(200)).await;
     let mut most = 0;
     for _ in 0..150 {
         lab.env.sleep(Duration::from_millis(10)).await;

@@ -99,6 +99,13 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 /// How long a ping may stay unanswered.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a TCP connection is idle before the operating system asks whether its other side is there: well below what
+/// routers forget after, and far from costing anything.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How often that is asked while there is no answer.
+pub const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often that is asked at most before the connection fails.
+pub const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// How long a node is left alone after its first failure; doubled with each further one.
 pub const MASK_MIN: Duration = Duration::from_millis(50);
 /// How long a failing node is left alone at most. Short, since a node that is back may be the one that makes

@@ -3,6 +3,7 @@
 //! Decides when a client that was given one could do without it again: when none of its commands has left anything on it,
 //! and it has sent nothing but plain ones for a while. Must not know a connection.
 
+use super::protocol::{Hello, hello};
 use redoubt_resp::request::RequestHead;
 
 /// Plain commands in a row after which a client shares a connection again: one that needs its own every now and then
@@ -56,6 +57,8 @@ pub(super) struct Ties {
     watching: bool,
     /// Something stays on the connection that is not undone.
     bound: bool,
+    /// The connection's version of RESP may not be what it was.
+    said_hello: bool,
     plain_streak: u32,
 }
 
@@ -86,9 +89,21 @@ impl Ties {
             () if is(&"unwatch") && alone => self.watching &= self.multi,
             () if is(&"multi") || is(&"discard") || is(&"unwatch") => {}
             () if is(&"script") && head.is(1, "debug") => self.bound = true,
+            // In a MULTI it may not be executed.
+            () if matches!(hello(head), Some(Hello::Version(_))) && !self.multi => self.said_hello = true,
             () if LEAVES_NOTHING.iter().any(is) => {}
             () => self.bound = true,
         }
+    }
+
+    /// Whether what is passed on now is executed, and not only queued.
+    pub(super) fn is_executed(&self) -> bool {
+        !self.multi
+    }
+
+    /// Whether the connection's version of RESP may not be what it was.
+    pub(super) fn said_hello(&self) -> bool {
+        self.said_hello
     }
 
     /// Whether the connection, once it is quiet, is as good as a new one, and not needed.
@@ -128,6 +143,8 @@ mod tests {
             &["WATCH k", "MULTI", "EXEC x"],
             &["WATCH k", "UNWATCH"],
             &["config get x"],
+            &["HELLO"],
+            &["HELLO 3 SETNAME me"],
         ] {
             assert!(after(words), "{words:?}");
         }
@@ -146,7 +163,8 @@ mod tests {
             &["WATCH k", "MULTI", "UNWATCH"],
             &["SELECT 1"],
             &["SUBSCRIBE c"],
-            &["HELLO 3"],
+            &["HELLO 3 AUTH u p"],
+            &["MULTI", "HELLO 3", "EXEC"],
             &["CLIENT REPLY OFF"],
             &["AUTH u p"],
             &["WHO knows"],

@@ -40,13 +40,18 @@ impl Control {
             .timeout(deadline, env.net().connect(addr))
             .await
             .map_err(timed_out)??;
-        Ok(Control {
+        Ok(Control::over(env, conn))
+    }
+
+    /// A connection on which nothing is under way.
+    pub fn over(env: &Env, conn: Box<dyn Conn>) -> Self {
+        Control {
             env: env.clone(),
             conn,
             input: BytesMut::new(),
             unanswered: 0,
             failed: false,
-        })
+        }
     }
 
     /// Sends one command and waits for its answer, an error answer included.

@@ -97,7 +97,9 @@ async fn a_client_that_reads_nothing_before_it_has_written_all_gets_all_its_answ
     // Far more than what lies in sockets: 20 MB of commands, 2 MB of answers.
     let n = 20_000;
     let (missing, set) = ("x".repeat(1_000), format!("SET k {value}\r\n"));
-    client.send(set + &format!("MGET k {missing}\r\n").repeat(n)).await;
+    client
+        .send(set + &format!("MGET k {missing}\r\n").repeat(n))
+        .await;
     client
         .expect("+OK\r\n".to_owned() + &format!("*2\r\n$100\r\n{value}\r\n$-1\r\n").repeat(n))
         .await;

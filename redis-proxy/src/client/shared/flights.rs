@@ -9,10 +9,11 @@
 //! all of their effects, as one does that is sent after their answers were received. A fence that is refused for now
 //! (a busy script) leaves its flight without a point; any later one covers it, and only delays it.
 //!
-//! **When a server does not keep to one answer each**, everybody's answers from then on would be another's. So where a fence
-//! is due, an answer that can be none ends the connection, and whatever came since the last fence is nobody's
-//! ([`Flights::distrust`]). An error there is no such sign, since fences are refused at times; but it releases nothing either,
-//! and a shift that it hides shows at the first fence that should have been given.
+//! **When a server does not keep to one answer each**, everybody's answers from then on would be another's. So a fence is two
+//! commands: `ECHO` of the flight's number, and `INFO`. Nothing leaves before both were answered in their places, in its
+//! own flight or a later one, and no shift of the answers lets that happen. What can't be their answer ends the connection,
+//! and whatever came since the last fence is nobody's ([`Flights::distrust`]). An error is no such sign, since fences are
+//! refused at times; it releases nothing either.
 
 use crate::hold::{FenceWentBack, Horizon};
 use crate::pressure::Mark;
@@ -20,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use redoubt_env::planted;
 use redoubt_resp::info::{FenceAnswer, fence_of};
 use redoubt_resp::reply::{ReplyError, ReplyScanner, Value, parse_frame};
+use redoubt_resp::stream::encode_command;
 use redoubt_types::{BootTime, Offset};
 use std::collections::VecDeque;
 
@@ -47,7 +49,9 @@ pub(super) type Released = (FlightId, Vec<Slot>);
 enum Expected {
     /// A client's; these bytes stand in its place, if any.
     Reply(Slot, Option<Bytes>),
-    /// The fence behind a flight, and what had been passed on when it was asked for.
+    /// That of the `ECHO` behind a flight.
+    Number(FlightId),
+    /// The fence behind it, and what had been passed on when it was asked for.
     Fence(FlightId, Mark),
 }
 
@@ -88,8 +92,10 @@ pub(super) enum OutOfStep {
 pub(super) struct Flights {
     scanner: ReplyScanner,
     expected: VecDeque<Expected>,
-    /// What has come of a fence's answer.
-    fence: BytesMut,
+    /// What has come of an answer to our own.
+    own: BytesMut,
+    /// The error in the place of the last number, until the fence behind it has come.
+    refused: Option<Value>,
     /// Those that are sealed and not released.
     flights: VecDeque<Flight>,
     /// The number of the first of them, which is also the end of what is released.
@@ -107,9 +113,13 @@ impl Flights {
         self.expected.push_back(Expected::Reply(slot, instead));
     }
 
-    /// Ends the flight: its fence follows what was sent. One without commands asks again for those before it.
-    pub(super) fn seal(&mut self, asked: Mark) -> FlightId {
+    /// Ends the flight: the commands of its fence, which follow what was sent, are put behind `output`. One without other
+    /// commands asks again for those before it.
+    pub(super) fn seal(&mut self, asked: Mark, output: &mut BytesMut) -> FlightId {
         let id = self.open();
+        encode_command(&[b"ECHO", id.0.to_string().as_bytes()], output);
+        encode_command(&[b"INFO", b"replication"], output);
+        self.expected.push_back(Expected::Number(id));
         self.expected.push_back(Expected::Fence(id, asked));
         self.flights.push_back(Flight {
             fence: None,
@@ -154,6 +164,10 @@ impl Flights {
             let (piece, rest) = bytes.split_at(frame.map_or(bytes.len(), |f| f.end));
             bytes = rest;
             let ends = frame.is_some();
+            if frame.is_some_and(|f| f.is_push()) {
+                // It answers nothing, and nobody who could be meant shares a connection.
+                return Err(OutOfStep::Unasked);
+            }
             match self.expected.front() {
                 Some(Expected::Reply(slot, instead)) => {
                     let (slot, landed) = (*slot, self.landed);
@@ -172,15 +186,22 @@ impl Flights {
                         self.expected.pop_front();
                     }
                 }
+                Some(Expected::Number(id)) => {
+                    let id = *id;
+                    if let Some(value) = self.own_answer(piece, ends)? {
+                        self.expected.pop_front();
+                        if value.as_error().is_some() {
+                            self.refused = Some(value);
+                        } else if value.as_bytes() != Some(id.0.to_string().as_bytes())
+                            && !planted::on("out_of_step_goes_on")
+                        {
+                            return Err(OutOfStep::NoFence);
+                        }
+                    }
+                }
                 Some(Expected::Fence(id, asked)) => {
                     let (id, asked) = (*id, *asked);
-                    self.fence.extend_from_slice(piece);
-                    if self.fence.len() > FENCE_BYTES_MAX {
-                        return Err(OutOfStep::NoFence);
-                    }
-                    if ends {
-                        let parsed = parse_frame(&self.fence.split())?;
-                        let (value, _) = parsed.ok_or(ReplyError::BadContent)?;
+                    if let Some(value) = self.own_answer(piece, ends)? {
                         let can_be_one =
                             value.as_error().is_some() || fence_of(&value) != FenceAnswer::Malformed;
                         if !can_be_one && !planted::on("out_of_step_goes_on") {
@@ -189,6 +210,7 @@ impl Flights {
                         self.expected.pop_front();
                         self.fences_out -= 1;
                         self.landed = FlightId(id.0 + 1);
+                        let value = self.refused.take().unwrap_or(value);
                         on(Arrived::Fence(id, value, asked));
                     }
                 }
@@ -196,6 +218,20 @@ impl Flights {
             }
         }
         Ok(())
+    }
+
+    /// The answer to a command of our own, of which `piece` has come, once it has come to its end.
+    fn own_answer(&mut self, piece: &[u8], ends: bool) -> Result<Option<Value>, OutOfStep> {
+        self.own.extend_from_slice(piece);
+        if self.own.len() > FENCE_BYTES_MAX {
+            return Err(OutOfStep::NoFence);
+        }
+        if !ends {
+            return Ok(None);
+        }
+        let parsed = parse_frame(&self.own.split())?;
+        let (value, _) = parsed.ok_or(ReplyError::BadContent)?;
+        Ok(Some(value))
     }
 
     /// The fence of flight `id` told `point`; its answer had been received by `at`. It covers every flight before it too.
@@ -226,7 +262,13 @@ impl Flights {
             if !(admitted || (has_landed && planted::on("hold_no_hold"))) {
                 break;
             }
-            slots.extend(self.flights.pop_front().into_iter().flat_map(|f| f.slots).map(|(slot, _)| slot));
+            slots.extend(
+                self.flights
+                    .pop_front()
+                    .into_iter()
+                    .flat_map(|f| f.slots)
+                    .map(|(slot, _)| slot),
+            );
             self.first = FlightId(self.first.0 + 1);
         }
         (self.first, slots)
@@ -259,7 +301,8 @@ impl Flights {
     pub(super) fn cut(&mut self) {
         self.scanner = ReplyScanner::new();
         self.expected.clear();
-        self.fence.clear();
+        self.own.clear();
+        self.refused = None;
         self.fences_out = 0;
         self.landed = self.open();
     }

@@ -1,6 +1,7 @@
 //! The connection that clients share: made, proven, and made again when it is lost.
 
 use super::plain::Plain;
+use crate::client::protocol::{Protocol, version_of};
 use crate::session::Session;
 use crate::upstream::{ProveError, prove};
 use redoubt_env::Env;
@@ -26,6 +27,8 @@ type Making = Pin<Box<dyn Future<Output = Option<Made>> + Send>>;
 
 /// The connection, or the making of it.
 pub(super) enum Link {
+    /// Nobody has needed it yet.
+    Unasked,
     /// It is being made, however often that fails.
     Making(Making),
     /// It is there.
@@ -35,11 +38,11 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Begins to make a connection to the session's server.
-    pub(super) fn make(session: Arc<Session>, env: Env) -> Self {
+    /// Begins to make a connection to the session's server that speaks `protocol`.
+    pub(super) fn make(session: Arc<Session>, protocol: Protocol, env: Env) -> Self {
         Link::Making(Box::pin(async move {
             loop {
-                match try_make(&session, &env).await {
+                match try_make(&session, protocol, &env).await {
                     Ok(made) => return Some(made),
                     // That has ended the session.
                     Err(ProveError::Changed(_)) => return None,
@@ -73,7 +76,7 @@ impl Link {
     pub(super) fn conn(&mut self) -> Option<&mut Box<dyn Conn>> {
         match self {
             Link::Up(conn) | Link::Closing(conn) => Some(conn),
-            Link::Making(_) => None,
+            Link::Unasked | Link::Making(_) => None,
         }
     }
 
@@ -84,7 +87,7 @@ impl Link {
 
     /// It could not be written to.
     pub(super) fn is_closing(&mut self) {
-        let was = std::mem::replace(self, Link::Making(Box::pin(std::future::pending())));
+        let was = std::mem::replace(self, Link::Unasked);
         *self = match was {
             Link::Up(conn) => Link::Closing(conn),
             other => other,
@@ -92,7 +95,7 @@ impl Link {
     }
 }
 
-async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
+async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
     let questions: &[&[&[u8]]] = &[
         &[b"COMMAND"],
@@ -105,6 +108,12 @@ async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     let plain = answers.first().map(Plain::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
+    }
+    if protocol == Protocol::Resp3 {
+        let answer = control.call(&[b"HELLO", b"3"], PROVE_DEADLINE).await?;
+        if version_of(&answer) != Some(protocol) {
+            return Err(io::Error::other("the server does not speak RESP3 any more").into());
+        }
     }
     let (conn, early) = control.into_conn()?;
     if !early.is_empty() {

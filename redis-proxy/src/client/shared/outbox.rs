@@ -114,7 +114,10 @@ mod tests {
     fn the_total_is_of_what_is_there() {
         let total = Total::default();
         let mut flights = Flights::default();
-        let (first, second) = (flights.seal(Mark::default()), flights.seal(Mark::default()));
+        let (first, second) = (
+            flights.seal(Mark::default(), &mut BytesMut::new()),
+            flights.seal(Mark::default(), &mut BytesMut::new()),
+        );
         let (mut one, mut other) = (Outbox::new(total.clone()), Outbox::new(total.clone()));
         one.hold(first, b"abc");
         other.hold(second, b"defgh");

@@ -20,6 +20,7 @@ use super::link::Link;
 use super::outbox::{Outbox, Total};
 use super::plain::Plain;
 use super::ready::{Ready, Signal};
+use crate::client::protocol::Protocol;
 use crate::client::turn::Turn;
 use crate::client::{Arrival, Common};
 use crate::hold::Horizon;
@@ -52,9 +53,13 @@ pub(in crate::client) struct Worker {
     common: Arc<Common>,
     session: Arc<Session>,
     arrivals: mpsc::Receiver<Arrival>,
+    /// What its clients speak.
+    protocol: Protocol,
+    /// The way to the worker of those who speak otherwise.
+    other: mpsc::Sender<Arrival>,
     /// Clients with connections of their own; those that need them no more come back.
     away: FuturesUnordered<Task<Option<Arrival>>>,
-    /// Connections that are ending.
+    /// Connections that are ending, or on their way to the other worker.
     ending: FuturesUnordered<Task<()>>,
     guests: Slab<Guest>,
     next_id: u64,
@@ -95,15 +100,18 @@ pub(in crate::client) struct Worker {
 }
 
 impl Worker {
-    /// A worker of `session` for the clients that come through `arrivals`.
+    /// A worker of `session` for the clients that come through `arrivals`. Those that speak another version of RESP later
+    /// are given to `other`.
     pub(in crate::client) fn new(
         common: Arc<Common>,
         session: Arc<Session>,
+        protocol: Protocol,
         arrivals: mpsc::Receiver<Arrival>,
+        other: mpsc::Sender<Arrival>,
     ) -> Self {
         let horizon = session.hold.horizon();
         Worker {
-            link: Link::make(Arc::clone(&session), common.env.clone()),
+            link: Link::Unasked,
             turn: Turn::new(Arc::clone(&session)),
             patience: Patience::new(common.options.fence_failing_max),
             horizon_changed: changed(horizon.clone()),
@@ -111,6 +119,8 @@ impl Worker {
             common,
             session,
             arrivals,
+            protocol,
+            other,
             away: FuturesUnordered::new(),
             ending: FuturesUnordered::new(),
             guests: Slab::new(),
@@ -180,7 +190,14 @@ impl Worker {
         while let Poll::Ready(Some(())) = self.ending.poll_next_unpin(cx).map(|e| e.map(drop)) {}
         while let Poll::Ready(Some(back)) = self.away.poll_next_unpin(cx) {
             if let Some(arrival) = back.flatten() {
-                self.admit(arrival);
+                if arrival.protocol == self.protocol {
+                    self.admit(arrival);
+                } else {
+                    let other = self.other.clone();
+                    // Should that worker be gone, so is the session.
+                    let handed = async move { drop(other.send(arrival).await) };
+                    self.ending.push(self.common.env.spawn(handed));
+                }
                 progress = true;
             }
         }
@@ -192,6 +209,10 @@ impl Worker {
     }
 
     fn admit(&mut self, arrival: Arrival) {
+        if matches!(self.link, Link::Unasked) {
+            // No earlier: not every session has clients of each kind.
+            self.make_link();
+        }
         let entry = self.guests.vacant_entry();
         let slot = Slot {
             key: entry.key(),

@@ -30,7 +30,13 @@ static FENCE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fn seal(flights: &mut Flights) -> FlightId {
-    flights.seal(Mark::default())
+    flights.seal(Mark::default(), &mut BytesMut::new())
+}
+
+/// What a server sends at the end of flight `n`.
+fn fence(n: u64) -> Vec<u8> {
+    let number = n.to_string();
+    [format!("${}\r\n{number}\r\n", number.len()).as_bytes(), &FENCE].concat()
 }
 
 /// A client's key, the number of a flight, and bytes.
@@ -59,7 +65,7 @@ fn a_flight_leaves_when_its_fence_point_is_committed_and_not_before() {
     flights.send(slot(7), None);
     let id = seal(&mut flights);
     assert_eq!(flights.in_the_air(), 1);
-    let (replies, fences) = feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+    let (replies, fences) = feed(&mut flights, &[b"+OK\r\n", &fence(0)[..]].concat(), 100);
     assert_eq!(replies, [(7, 0, b"+OK\r\n".to_vec())]);
     assert_eq!((fences, flights.in_the_air()), (vec![id], 0));
     let mut horizon = Horizon::new(off(9), at(100));
@@ -80,7 +86,7 @@ fn h14_a_flight_whose_fence_came_after_the_lease_is_held() {
     let mut flights = Flights::default();
     flights.send(slot(1), None);
     let id = seal(&mut flights);
-    feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+    feed(&mut flights, &[b"+OK\r\n", &fence(0)[..]].concat(), 100);
     flights.fenced(id, off(10), at(100)).unwrap();
     let mut horizon = Horizon::new(off(10), at(100));
     assert_eq!(flights.release(horizon).1, []);
@@ -93,12 +99,12 @@ fn h25_a_fence_that_is_refused_for_now_is_covered_by_a_later_one() {
     let mut flights = Flights::default();
     flights.send(slot(1), None);
     let busy = seal(&mut flights);
-    feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+    feed(&mut flights, &[b"+OK\r\n", &fence(0)[..]].concat(), 100);
     flights.send(slot(2), None);
     let later = seal(&mut flights);
     let horizon = Horizon::new(off(10), at(100));
     assert!(busy < later && flights.wants_fence());
-    feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+    feed(&mut flights, &[b"+OK\r\n", &fence(1)[..]].concat(), 100);
     flights.fenced(later, off(10), at(1)).unwrap();
     assert_eq!(flights.release(horizon).1, [slot(1), slot(2)]);
 }
@@ -109,7 +115,7 @@ fn a_fence_that_goes_back_is_told() {
     for point in [10, 9] {
         flights.send(slot(1), None);
         let id = seal(&mut flights);
-        feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+        feed(&mut flights, &[b"+OK\r\n", &fence(10 - point)[..]].concat(), 100);
         assert_eq!(flights.fenced(id, off(point), at(1)).is_ok(), point == 10);
     }
 }
@@ -123,10 +129,10 @@ fn an_answer_too_many_is_noticed_at_the_next_fence_and_what_came_since_the_last_
         ids.push(seal(&mut flights));
     }
     let horizon = Horizon::new(off(10), at(100));
-    feed(&mut flights, &[b"+OK\r\n", &FENCE[..]].concat(), 100);
+    feed(&mut flights, &[b"+OK\r\n", &fence(0)[..]].concat(), 100);
     flights.fenced(ids[0], off(10), at(1)).unwrap();
     // The second client's command is answered twice.
-    let shifted = [b"+one\r\n+two\r\n", &FENCE[..], b"+three\r\n", &FENCE[..]].concat();
+    let shifted = [b"+one\r\n+two\r\n", &fence(1)[..], b"+three\r\n", &fence(2)].concat();
     let fell = flights.received(&shifted, at(1), |arrived| {
         assert!(matches!(arrived, Arrived::Reply(whose, ..) if whose == slot(2)));
     });
@@ -134,7 +140,7 @@ fn an_answer_too_many_is_noticed_at_the_next_fence_and_what_came_since_the_last_
     assert_eq!(flights.distrust(), [slot(2)]);
     flights.cut();
     let again = seal(&mut flights);
-    feed(&mut flights, &FENCE, 100);
+    feed(&mut flights, &fence(3), 100);
     flights.fenced(again, off(10), at(1)).unwrap();
     assert_eq!(flights.release(horizon).1, [slot(1)]);
 }
@@ -156,11 +162,27 @@ fn an_error_in_a_fences_place_releases_nothing_and_hides_no_shift_from_the_next(
         seal(&mut flights);
     }
     // The first client's command is answered twice, the second time with an error.
-    let shifted = [b"+one\r\n-BUSY\r\n", &FENCE[..], b"+two\r\n", &FENCE[..]].concat();
+    let shifted = [b"+one\r\n-BUSY\r\n", &fence(0)[..], b"+two\r\n", &fence(1)].concat();
     let fell = flights.received(&shifted, at(1), |_| {});
     assert!(matches!(fell, Err(OutOfStep::NoFence)), "{fell:?}");
     assert_eq!(flights.distrust(), [slot(1), slot(2)]);
     assert_eq!(flights.release(Horizon::new(off(10), at(100))).1, []);
+}
+
+#[test]
+fn a_shift_that_errors_hide_from_one_fence_does_not_pass_the_next() {
+    let mut flights = Flights::default();
+    (1..=2).for_each(|n| flights.send(slot(n), None));
+    seal(&mut flights);
+    // The first client's command is answered three times, twice with errors, which stand where the second's answer and
+    // the flight's number should. What is left over looks like a fence.
+    let shifted = [b"+one\r\n+two\r\n-BUSY\r\n-BUSY\r\n", &fence(0)[..]].concat();
+    let (_, fences) = feed(&mut flights, &shifted[..shifted.len() - fence(0).len()], 100);
+    assert_eq!(fences.len(), 1, "it was refused");
+    seal(&mut flights);
+    let fell = flights.received(&fence(0), at(1), |_| {});
+    assert!(matches!(fell, Err(OutOfStep::NoFence)), "{fell:?}");
+    assert_eq!(flights.distrust(), [slot(1), slot(2)]);
 }
 
 #[test]
@@ -194,7 +216,7 @@ fn after_a_cut_what_was_received_waits_for_a_fence_of_another_connection() {
     let horizon = Horizon::new(off(10), at(100));
     assert_eq!(flights.release(horizon).1, []);
     let id = seal(&mut flights);
-    let (replies, fences) = feed(&mut flights, &FENCE, 100);
+    let (replies, fences) = feed(&mut flights, &fence(1), 100);
     assert_eq!((replies.len(), &fences), (0, &vec![id]));
     flights.fenced(id, off(10), at(1)).unwrap();
     assert_eq!(flights.release(horizon).1, [slot(1)]);
@@ -221,7 +243,7 @@ proptest! {
                 flights.send(slot(*who), instead);
             }
             seal(&mut flights);
-            wire.extend_from_slice(&FENCE);
+            wire.extend_from_slice(&fence(flight as u64));
         }
         let (replies, fences) = feed(&mut flights, &wire, cut);
         prop_assert_eq!(fences.len(), flown.len());

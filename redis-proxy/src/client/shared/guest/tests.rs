@@ -137,7 +137,10 @@ fn a_command_that_needs_its_own_connection_stops_its_client_before_it() {
             1000,
         );
         assert_eq!(out.len(), 1);
-        assert!(matches!(then, Then::Moves(Some(head)) if head.is(0, rest)), "{rest}");
+        assert!(
+            matches!(then, Then::Moves(Some(head)) if head.is(0, rest)),
+            "{rest}"
+        );
     }
 }
 
@@ -149,7 +152,10 @@ fn a_look_is_enough_to_know_that_a_client_moves() {
     guest.look(&plain);
     guest.look(&plain);
     assert!(matches!(guest.then, Then::Stays), "a plain command is before it");
-    assert!(matches!(guest.take(&plain, &Peers::default()), Taken::Command(..)));
+    assert!(matches!(
+        guest.take(&plain, &Peers::default()),
+        Taken::Command(..)
+    ));
     guest.look(&plain);
     assert!(guest.may_go());
     assert!(matches!(guest.then, Then::Moves(Some(head)) if head.is(0, "BLPOP")));
@@ -159,7 +165,10 @@ fn a_look_is_enough_to_know_that_a_client_moves() {
 fn who_gets_large_answers_moves_once_none_is_held_and_takes_the_rest_along() {
     let (mut guest, mut flights) = (guest(), Flights::default());
     guest.unanswered = 2;
-    let (first, end) = (flights.seal(Mark::default()), flights.seal(Mark::default()));
+    let (first, end) = (
+        flights.seal(Mark::default(), &mut BytesMut::new()),
+        flights.seal(Mark::default(), &mut BytesMut::new()),
+    );
     guest.receive(first, &[b'x'; GUEST_ANSWER_BYTES_MAX], false);
     assert!(matches!(guest.then, Then::Stays));
     guest.receive(first, b"x", true);
@@ -169,7 +178,7 @@ fn who_gets_large_answers_moves_once_none_is_held_and_takes_the_rest_along() {
     assert!(!guest.may_go(), "an answer is missing");
     guest.receive(end, b"+OK\r\n", true);
     assert!(!guest.may_go(), "an answer is held");
-    let end = flights.seal(Mark::default());
+    let end = flights.seal(Mark::default(), &mut BytesMut::new());
     guest.outbox.released(end);
     assert!(guest.may_go());
     assert_eq!(guest.outbox.take_released().len(), GUEST_ANSWER_BYTES_MAX + 6);

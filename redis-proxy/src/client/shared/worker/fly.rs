@@ -7,7 +7,6 @@ use super::super::flights::Slot;
 use super::super::guest::{Guest, Taken, Then};
 use super::{Waiting, Worker};
 use bytes::Buf;
-use redoubt_resp::stream::encode_command;
 use redoubt_types::limits::{
     CLIENT_READ_BYTES_MIN, FLIGHT_BYTES_MAX, FLIGHTS_IN_THE_AIR_MAX, SHARED_FENCE_EVERY, STALL_AFTER,
 };
@@ -47,8 +46,7 @@ impl Worker {
     /// Ends a flight, or asks again for the fence of one that has landed.
     pub(super) fn send_fence(&mut self) {
         let asked = self.session.pressure.mark();
-        encode_command(&[b"INFO", b"replication"], &mut self.outbound);
-        self.flights.seal(asked);
+        self.flights.seal(asked, &mut self.outbound);
     }
 
     /// Asks for a fence on a connection that has been idle, lest the server close it.

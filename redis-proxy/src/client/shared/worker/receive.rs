@@ -141,6 +141,12 @@ impl Worker {
         self.flights.cut();
         self.outbound.clear();
         self.guests.retain(|_, guest| guest.unanswered == 0);
-        self.link = Link::make(Arc::clone(&self.session), self.common.env.clone());
+        self.make_link();
+    }
+
+    /// Begins to make a connection.
+    pub(super) fn make_link(&mut self) {
+        let (session, env) = (Arc::clone(&self.session), self.common.env.clone());
+        self.link = Link::make(session, self.protocol, env);
     }
 }

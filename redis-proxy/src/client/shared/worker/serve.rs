@@ -120,6 +120,7 @@ impl Worker {
                         peer: guest.peer,
                         input: guest.input,
                         names: guest.names,
+                        protocol: self.protocol,
                         permit: guest.permit,
                     },
                     moved: Moved {

@@ -3,6 +3,7 @@
 //! Also while a script keeps the server busy, and nothing can be proven (H11), it must be possible to end that script: so the
 //! last of them is for whoever wants to do just that.
 
+use super::super::link::Link;
 use super::Worker;
 use crate::upstream::{Proven, prove};
 use redoubt_resp::request::RequestHead;
@@ -28,6 +29,9 @@ impl Worker {
     /// Keeps a few proven connections.
     pub(super) fn keep_spares(&mut self, cx: &mut Context<'_>) {
         self.watch_spares(cx);
+        if matches!(self.link, Link::Unasked) {
+            return;
+        }
         if self.spares.len() >= SPARES_MAX {
             return;
         }

@@ -56,13 +56,13 @@ pub struct Config {
     pub uncommitted_bytes_max: u64,
 
     /// Client connections at most; further ones are closed at once. A little less than Redis' own default:
-    /// each takes one connection to the server, whose `maxclients` must leave a few more for fence and capture.
+    /// each may take one connection to the server, whose `maxclients` must leave a few more for the proxy's own.
     #[arg(long, default_value_t = 9_900)]
     pub clients_max: usize,
 
-    /// Whether clients share a connection to the server as long as their commands allow it. It costs the server less. Not
-    /// yet by default: see its limits in docs/semantics.md.
-    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    /// Whether clients share a connection to the server as long as their commands allow it. It costs the server less. What
+    /// shows of it: docs/semantics.md.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub shared_upstream: bool,
 }
 

@@ -64,6 +64,11 @@ pub struct Config {
     /// shows of it: docs/semantics.md.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub shared_upstream: bool,
+
+    /// Whether a read of clients who share a connection leaves before everything that was executed before it is committed,
+    /// if no uncommitted effect can have touched its keys. Without it every read waits as a write does.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub clean_reads: bool,
 }
 
 fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {

@@ -5,7 +5,7 @@
 //! it is over.
 
 use crate::client::peers::Peers;
-use crate::hold::Hold;
+use crate::hold::{CleanReads, Hold};
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
@@ -55,6 +55,8 @@ pub struct Session {
     pub upstream: String,
     /// What decides when a reply may leave.
     pub hold: Hold,
+    /// What tells which reads need not wait for that.
+    pub clean: CleanReads,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
     /// Whom it serves.
@@ -79,6 +81,7 @@ impl Session {
             run_id,
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
+            clean: CleanReads::new(hold.committed()),
             hold,
             peers: Peers::default(),
             ended: watch::Sender::new(None),

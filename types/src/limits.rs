@@ -157,6 +157,9 @@ pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;
 /// Flights whose fence is not answered at most. One more than one, so that the server has work while answers are handed
 /// out; each further one would make them smaller, and cost a fence more.
 pub const FLIGHTS_IN_THE_AIR_MAX: usize = 2;
+/// What keys are told apart by when it is asked whether an uncommitted effect touched one: a power of two. With a thousand
+/// uncommitted effects of three arguments each, one read in twenty waits in vain; takes 512 KiB.
+pub const TOUCHED_SLOTS: usize = 64 * 1024;
 /// Commands of one client of a shared connection that are unanswered at once, at first: how large its answers are is not known
 /// then, and each has to be kept until its flight's last one is there.
 pub const GUEST_UNANSWERED_FIRST: usize = 8;

@@ -55,6 +55,8 @@ pub struct Options {
     pub shared: bool,
     /// How long the server may answer with what is no fence before the session ends.
     pub fence_failing_max: Duration,
+    /// Whether a read leaves before a commit if no uncommitted effect can have touched its keys.
+    pub clean_reads: bool,
 }
 
 impl From<&Config> for Options {
@@ -64,6 +66,7 @@ impl From<&Config> for Options {
             clients_max: config.clients_max,
             shared: config.shared_upstream,
             fence_failing_max: config.release_deadline(),
+            clean_reads: config.clean_reads,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! and whatever came since the last fence is nobody's ([`Flights::distrust`]). An error is no such sign, since fences are
 //! refused at times; it releases nothing either.
 
-use crate::hold::{FenceWentBack, Horizon};
+use crate::hold::{FenceWentBack, Horizon, ReadKeys};
 use crate::pressure::Mark;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::planted;
@@ -41,14 +41,20 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FlightId(u64);
 
-/// What is released: the end of the flights, and whose answers they brought.
-pub(super) type Released = (FlightId, Vec<Slot>);
+/// What is released.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Released {
+    /// Answers of every flight before this one may leave.
+    pub(super) end: FlightId,
+    /// Clean reads of every flight before this one may, not before `end`.
+    pub(super) reads_end: FlightId,
+}
 
 /// What the server's next answer is.
 #[derive(Debug)]
 enum Expected {
-    /// A client's; these bytes stand in its place, if any.
-    Reply(Slot, Option<Bytes>),
+    /// A client's: what stands in its place, if anything, and what it reads, if that is known.
+    Reply(Slot, Option<Bytes>, Option<ReadKeys>),
     /// That of the `ECHO` behind a flight.
     Number(FlightId),
     /// The fence behind it, and what had been passed on when it was asked for.
@@ -62,15 +68,32 @@ struct Flight {
     fence: Option<(Offset, BootTime)>,
     /// Whose answers it brought, some more than once, and when the first of each run was received.
     slots: Vec<(Slot, BootTime)>,
+    /// Whether one of them may be a clean read.
+    has_reads: bool,
 }
 
 /// What was received.
 #[derive(Debug)]
 pub(super) enum Arrived<'a> {
-    /// Bytes of an answer for this client, in this flight, and whether it ends with them.
-    Reply(Slot, FlightId, &'a [u8], bool),
+    /// A piece of an answer.
+    Reply(Piece<'a>),
     /// The answer to this flight's fence, and what had been passed on when it was asked for.
     Fence(FlightId, Value, Mark),
+}
+
+/// A piece of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    /// Whose it is.
+    pub(super) slot: Slot,
+    /// The flight in which it was asked for.
+    pub(super) flight: FlightId,
+    /// Its bytes.
+    pub(super) bytes: &'a [u8],
+    /// Whether the answer ends with them.
+    pub(super) ends: bool,
+    /// What its command reads, if that is known.
+    pub(super) reads: Option<ReadKeys>,
 }
 
 /// Why a connection's answers can't be told apart any more.
@@ -100,6 +123,8 @@ pub(super) struct Flights {
     flights: VecDeque<Flight>,
     /// The number of the first of them, which is also the end of what is released.
     first: FlightId,
+    /// The end of those whose clean reads may leave.
+    reads_end: FlightId,
     /// Fences that are not answered.
     fences_out: usize,
     /// Fences that were answered.
@@ -107,10 +132,21 @@ pub(super) struct Flights {
     last_point: Offset,
 }
 
+impl Flight {
+    fn into_slots(self) -> impl Iterator<Item = Slot> {
+        self.slots.into_iter().map(|(slot, _)| slot)
+    }
+}
+
 impl Flights {
     /// A command of `slot` follows what was sent. `instead` stands in the place of its answer, if any.
     pub(super) fn send(&mut self, slot: Slot, instead: Option<Bytes>) {
-        self.expected.push_back(Expected::Reply(slot, instead));
+        self.expected.push_back(Expected::Reply(slot, instead, None));
+    }
+
+    /// A command of `slot` that reads these keys, and shows nothing else, follows what was sent.
+    pub(super) fn send_read(&mut self, slot: Slot, keys: ReadKeys) {
+        self.expected.push_back(Expected::Reply(slot, None, Some(keys)));
     }
 
     /// Ends the flight: the commands of its fence, which follow what was sent, are put behind `output`. One without other
@@ -124,6 +160,7 @@ impl Flights {
         self.flights.push_back(Flight {
             fence: None,
             slots: Vec::new(),
+            has_reads: false,
         });
         self.fences_out += 1;
         id
@@ -169,18 +206,24 @@ impl Flights {
                 return Err(OutOfStep::Unasked);
             }
             match self.expected.front() {
-                Some(Expected::Reply(slot, instead)) => {
+                Some(Expected::Reply(slot, instead, reads)) => {
                     let (slot, landed) = (*slot, self.landed);
                     let at = (landed.0 - self.first.0) as usize;
-                    if let Some(flight) = self.flights.get_mut(at)
-                        && flight.slots.last().map(|(last, _)| *last) != Some(slot)
-                    {
-                        flight.slots.push((slot, now));
+                    if let Some(flight) = self.flights.get_mut(at) {
+                        flight.has_reads |= reads.is_some();
+                        if flight.slots.last().map(|(last, _)| *last) != Some(slot) {
+                            flight.slots.push((slot, now));
+                        }
                     }
-                    match instead {
-                        None => on(Arrived::Reply(slot, landed, piece, ends)),
-                        Some(instead) if ends => on(Arrived::Reply(slot, landed, instead, true)),
-                        Some(_) => {}
+                    let piece = Piece {
+                        slot,
+                        flight: landed,
+                        bytes: instead.as_deref().unwrap_or(piece),
+                        ends,
+                        reads: *reads,
+                    };
+                    if ends || instead.is_none() {
+                        on(Arrived::Reply(piece));
                     }
                     if ends {
                         self.expected.pop_front();
@@ -253,8 +296,9 @@ impl Flights {
         Ok(())
     }
 
-    /// Releases what the horizon admits. Returns the end of what is released, and the clients that got something.
-    pub(super) fn release(&mut self, horizon: Horizon) -> Released {
+    /// Releases what the horizon admits, and clean reads whose fence point is indexed. Returns the clients that may have
+    /// got something.
+    pub(super) fn release(&mut self, horizon: Horizon, indexed: Offset) -> Vec<Slot> {
         let mut slots = Vec::new();
         while let Some(flight) = self.flights.front() {
             let admitted = flight.fence.is_some_and(|(point, at)| horizon.admits(point, at));
@@ -262,16 +306,44 @@ impl Flights {
             if !(admitted || (has_landed && planted::on("hold_no_hold"))) {
                 break;
             }
-            slots.extend(
-                self.flights
-                    .pop_front()
-                    .into_iter()
-                    .flat_map(|f| f.slots)
-                    .map(|(slot, _)| slot),
-            );
+            slots.extend(self.flights.pop_front().into_iter().flat_map(Flight::into_slots));
             self.first = FlightId(self.first.0 + 1);
         }
-        (self.first, slots)
+        self.reads_end = self.reads_end.max(self.first);
+        while let Some(flight) = self.flights.get(self.unreadable()) {
+            // What a fence covers may have touched anything until it is captured and looked at.
+            let readable = flight.fence.is_some_and(|(point, at)| {
+                let is_indexed = point <= indexed || planted::on("h21_capture_is_not_awaited");
+                is_indexed && horizon.is_present(at)
+            });
+            if !readable {
+                break;
+            }
+            if flight.has_reads {
+                slots.extend(flight.slots.iter().map(|(slot, _)| *slot));
+            }
+            self.reads_end = FlightId(self.reads_end.0 + 1);
+        }
+        slots
+    }
+
+    /// The index of the first flight whose reads may not leave before a commit.
+    fn unreadable(&self) -> usize {
+        self.reads_end.0.saturating_sub(self.first.0) as usize
+    }
+
+    /// What is released.
+    pub(super) fn released(&self) -> Released {
+        Released {
+            end: self.first,
+            reads_end: self.reads_end,
+        }
+    }
+
+    /// Whether reads wait for the stream to be captured.
+    pub(super) fn wants_index(&self) -> bool {
+        let mut waiting = self.flights.iter().skip(self.unreadable());
+        waiting.any(|f| f.fence.is_some() && f.has_reads)
     }
 
     /// When the oldest answer that is still held was received.
@@ -282,11 +354,13 @@ impl Flights {
             .map(|(_, received)| *received)
     }
 
-    /// Whose answers are held that were received at a time of which `when` holds.
-    pub(super) fn held_if(&self, when: impl Fn(BootTime) -> bool) -> impl Iterator<Item = Slot> {
-        let all = self.flights.iter().flat_map(|f| &f.slots);
-        all.filter(move |(_, received)| when(*received))
-            .map(|(slot, _)| *slot)
+    /// Whose answers are held, but for clean reads that have left, that were received at a time of which `when` holds, and in
+    /// which flight.
+    pub(super) fn held_if(&self, when: impl Fn(BootTime) -> bool) -> impl Iterator<Item = (Slot, FlightId)> {
+        let flights = (self.first.0..).map(FlightId).zip(&self.flights);
+        let all = flights.flat_map(|(id, f)| f.slots.iter().map(move |of| (id, of)));
+        all.filter(move |(_, (_, received))| when(*received))
+            .map(|(id, (slot, _))| (*slot, id))
     }
 
     /// The connection is out of step: nothing that came since the last fence may ever leave. Whose that is.

@@ -5,7 +5,7 @@
 //! in another way. Must not know the other clients.
 
 use super::allowance::Allowance;
-use super::flights::{FlightId, Slot};
+use super::flights::{Piece, Slot};
 use super::names::Names;
 use super::outbox::Outbox;
 use super::plain::{Fit, Plain};
@@ -13,6 +13,8 @@ use super::ready::Signal;
 use crate::client::Permit;
 use crate::client::inspect::{Verdict, inspect, names_set_repl};
 use crate::client::peers::Peers;
+use crate::hold::ReadKeys;
+use crate::hold::keyed::Keyed;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
@@ -39,6 +41,8 @@ pub(super) enum Then {
 pub(super) enum Taken {
     /// A command for the server, and what stands in the place of its answer, if anything.
     Command(Bytes, Option<Bytes>),
+    /// A command for the server that reads these keys, and shows nothing else.
+    Read(Bytes, ReadKeys),
     /// More bytes are needed.
     Incomplete,
     /// No more is taken of it: see [`Guest::then`].
@@ -82,8 +86,8 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// The next of what it has sent.
-    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers) -> Taken {
+    /// The next of what it has sent. What it reads is told if `keyed` knows.
+    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers, keyed: Option<&Keyed>) -> Taken {
         if !matches!(self.then, Then::Stays) {
             return Taken::Stopped;
         }
@@ -118,6 +122,10 @@ impl Guest {
                 Verdict::ForwardUnlessSetRepl(code) if names_set_repl(&bytes) => {
                     stand_in(format!("-{}\r\n", code.text()))
                 }
+                _ if keyed.is_some_and(|keyed| keyed.reads_only_named(&head)) => match ReadKeys::of(&head) {
+                    Some(keys) => Taken::Read(bytes, keys),
+                    None => Taken::Command(bytes, None),
+                },
                 _ => Taken::Command(bytes, None),
             },
         }
@@ -160,10 +168,10 @@ impl Guest {
     }
 
     /// Takes in a piece of an answer.
-    pub(super) fn receive(&mut self, flight: FlightId, bytes: &[u8], ends: bool) {
-        self.outbox.hold(flight, bytes);
-        self.unanswered -= usize::from(ends);
-        self.allowance.received(bytes.len(), ends);
+    pub(super) fn receive(&mut self, piece: Piece<'_>) {
+        self.outbox.hold(piece);
+        self.unanswered -= usize::from(piece.ends);
+        self.allowance.received(piece.bytes.len(), piece.ends);
         if self.allowance.is_exceeded() && matches!(self.then, Then::Stays) {
             // Where the server is read no faster than the client takes it.
             self.then = Then::Moves(None);

@@ -2,6 +2,7 @@
 
 use super::plain::Plain;
 use crate::client::protocol::{Protocol, version_of};
+use crate::hold::keyed::Keyed;
 use crate::session::Session;
 use crate::upstream::{ProveError, prove};
 use redoubt_env::Env;
@@ -21,6 +22,8 @@ pub(super) struct Made {
     pub(super) conn: Box<dyn Conn>,
     /// Which commands may use it.
     pub(super) plain: Arc<Plain>,
+    /// Which commands name all the keys that they touch.
+    pub(super) keyed: Keyed,
 }
 
 type Making = Pin<Box<dyn Future<Output = Option<Made>> + Send>>;
@@ -56,14 +59,14 @@ impl Link {
     }
 
     /// Ready with what there is to know of a connection when it has just been made.
-    pub(super) fn poll_made(&mut self, cx: &mut Context<'_>) -> Poll<Arc<Plain>> {
+    pub(super) fn poll_made(&mut self, cx: &mut Context<'_>) -> Poll<(Arc<Plain>, Keyed)> {
         let Link::Making(making) = self else {
             return Poll::Pending;
         };
         match ready!(making.as_mut().poll(cx)) {
-            Some(Made { conn, plain }) => {
+            Some(Made { conn, plain, keyed }) => {
                 *self = Link::Up(conn);
-                Poll::Ready(plain)
+                Poll::Ready((plain, keyed))
             }
             None => {
                 *self = Link::Making(Box::pin(std::future::pending()));
@@ -106,6 +109,7 @@ async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Ma
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
     let plain = answers.first().map(Plain::of).unwrap_or_default();
+    let keyed = answers.first().map(Keyed::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
     }
@@ -122,5 +126,6 @@ async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Ma
     Ok(Made {
         conn,
         plain: Arc::new(plain),
+        keyed,
     })
 }

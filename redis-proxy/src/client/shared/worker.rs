@@ -31,8 +31,8 @@ use bytes::BytesMut;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redoubt_env::{Task, planted};
 use redoubt_resp::request::RequestScanner;
-use redoubt_types::BootTime;
 use redoubt_types::limits::{CLIENT_READ_BYTES_MIN, CLIENT_ROUNDS_MAX};
+use redoubt_types::{BootTime, Offset};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -71,13 +71,13 @@ pub(in crate::client) struct Worker {
     link: Link,
     plain: Arc<Plain>,
     flights: Flights,
-    /// End of the flights that are released.
-    released: FlightId,
     outbound: BytesMut,
     /// What is read goes here first: an idle client keeps no buffer.
     scratch: Box<[u8]>,
     horizon: watch::Receiver<Horizon>,
     horizon_changed: Waiting<()>,
+    indexed: watch::Receiver<Offset>,
+    indexed_changed: Waiting<()>,
     patience: Patience,
     /// When a fence is to be asked for again.
     again: Option<Waiting<()>>,
@@ -109,13 +109,15 @@ impl Worker {
         arrivals: mpsc::Receiver<Arrival>,
         other: mpsc::Sender<Arrival>,
     ) -> Self {
-        let horizon = session.hold.horizon();
+        let (horizon, indexed) = (session.hold.horizon(), session.clean.indexed());
         Worker {
             link: Link::Unasked,
             turn: Turn::new(Arc::clone(&session)),
             patience: Patience::new(common.options.fence_failing_max),
             horizon_changed: changed(horizon.clone()),
             horizon,
+            indexed_changed: changed(indexed.clone()),
+            indexed,
             common,
             session,
             arrivals,
@@ -130,7 +132,6 @@ impl Worker {
             deferred: VecDeque::new(),
             plain: Arc::default(),
             flights: Flights::default(),
-            released: FlightId::default(),
             outbound: BytesMut::new(),
             scratch: vec![0; CLIENT_READ_BYTES_MIN].into(),
             again: None,
@@ -266,16 +267,20 @@ impl Worker {
     fn drop_overdue(&mut self, deadline: Duration) {
         let now = self.common.env.now();
         let overdue = |since: BootTime| now >= since.plus(deadline);
-        let held: Vec<Slot> = self.flights.held_if(overdue).collect();
-        for slot in held {
-            self.drop_guest(slot);
+        let held: Vec<_> = self.flights.held_if(overdue).collect();
+        for (slot, flight) in held {
+            let guest = self.guests.get(slot.key).filter(|g| g.slot == slot);
+            // Its clean reads may have left.
+            if guest.is_some_and(|guest| guest.outbox.holds_of(flight)) {
+                self.drop_guest(slot);
+            }
         }
         self.guests
             .retain(|_, guest| !guest.waits_since.is_some_and(overdue));
     }
 }
 
-fn changed(mut watched: watch::Receiver<Horizon>) -> Waiting<()> {
+fn changed<T: Send + Sync + 'static>(mut watched: watch::Receiver<T>) -> Waiting<()> {
     Box::pin(async move {
         if watched.changed().await.is_err() {
             // The hold is gone, and with it this worker.

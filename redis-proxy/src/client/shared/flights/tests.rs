@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use redoubt_resp::request::RequestHead;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -48,7 +49,7 @@ fn feed(flights: &mut Flights, bytes: &[u8], cut: usize) -> (Vec<Got>, Vec<Fligh
     for piece in bytes.chunks(cut) {
         flights
             .received(piece, at(1), |arrived| match arrived {
-                Arrived::Reply(slot, flight, bytes, _) => replies.push((slot.key, flight.0, bytes.to_vec())),
+                Arrived::Reply(piece) => replies.push((piece.slot.key, piece.flight.0, piece.bytes.to_vec())),
                 Arrived::Fence(id, value, _) => {
                     assert!(value.as_error().is_some() || fence_of(&value) != FenceAnswer::Malformed);
                     fences.push(id);
@@ -69,15 +70,18 @@ fn a_flight_leaves_when_its_fence_point_is_committed_and_not_before() {
     assert_eq!(replies, [(7, 0, b"+OK\r\n".to_vec())]);
     assert_eq!((fences, flights.in_the_air()), (vec![id], 0));
     let mut horizon = Horizon::new(off(9), at(100));
-    assert_eq!(flights.release(horizon).1, [], "it has no fence point");
+    assert_eq!(
+        flights.release(horizon, Offset::ZERO),
+        [],
+        "it has no fence point"
+    );
     assert!(flights.wants_fence());
     flights.fenced(id, off(10), at(1)).unwrap();
     assert!(!flights.wants_fence());
-    assert_eq!(flights.release(horizon).1, [], "it is not committed");
+    assert_eq!(flights.release(horizon, Offset::ZERO), [], "it is not committed");
     horizon.commit(off(10));
-    let (end, slots) = flights.release(horizon);
-    assert_eq!(slots, [slot(7)]);
-    assert!(id < end);
+    assert_eq!(flights.release(horizon, Offset::ZERO), [slot(7)]);
+    assert!(id < flights.released().end);
     assert_eq!(flights.held_since(), None);
 }
 
@@ -89,9 +93,9 @@ fn h14_a_flight_whose_fence_came_after_the_lease_is_held() {
     feed(&mut flights, &[b"+OK\r\n", &fence(0)[..]].concat(), 100);
     flights.fenced(id, off(10), at(100)).unwrap();
     let mut horizon = Horizon::new(off(10), at(100));
-    assert_eq!(flights.release(horizon).1, []);
+    assert_eq!(flights.release(horizon, Offset::ZERO), []);
     horizon.extend(at(101));
-    assert_eq!(flights.release(horizon).1, [slot(1)]);
+    assert_eq!(flights.release(horizon, Offset::ZERO), [slot(1)]);
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn h25_a_fence_that_is_refused_for_now_is_covered_by_a_later_one() {
     assert!(busy < later && flights.wants_fence());
     feed(&mut flights, &[b"+OK\r\n", &fence(1)[..]].concat(), 100);
     flights.fenced(later, off(10), at(1)).unwrap();
-    assert_eq!(flights.release(horizon).1, [slot(1), slot(2)]);
+    assert_eq!(flights.release(horizon, Offset::ZERO), [slot(1), slot(2)]);
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn an_answer_too_many_is_noticed_at_the_next_fence_and_what_came_since_the_last_
     // The second client's command is answered twice.
     let shifted = [b"+one\r\n+two\r\n", &fence(1)[..], b"+three\r\n", &fence(2)].concat();
     let fell = flights.received(&shifted, at(1), |arrived| {
-        assert!(matches!(arrived, Arrived::Reply(whose, ..) if whose == slot(2)));
+        assert!(matches!(arrived, Arrived::Reply(piece) if piece.slot == slot(2)));
     });
     assert!(matches!(fell, Err(OutOfStep::NoFence)), "{fell:?}");
     assert_eq!(flights.distrust(), [slot(2)]);
@@ -142,7 +146,7 @@ fn an_answer_too_many_is_noticed_at_the_next_fence_and_what_came_since_the_last_
     let again = seal(&mut flights);
     feed(&mut flights, &fence(3), 100);
     flights.fenced(again, off(10), at(1)).unwrap();
-    assert_eq!(flights.release(horizon).1, [slot(1)]);
+    assert_eq!(flights.release(horizon, Offset::ZERO), [slot(1)]);
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -166,7 +170,7 @@ fn an_error_in_a_fences_place_releases_nothing_and_hides_no_shift_from_the_next(
     let fell = flights.received(&shifted, at(1), |_| {});
     assert!(matches!(fell, Err(OutOfStep::NoFence)), "{fell:?}");
     assert_eq!(flights.distrust(), [slot(1), slot(2)]);
-    assert_eq!(flights.release(Horizon::new(off(10), at(100))).1, []);
+    assert_eq!(flights.release(Horizon::new(off(10), at(100)), Offset::ZERO), []);
 }
 
 #[test]
@@ -194,7 +198,8 @@ fn who_is_answered_late_in_a_flight_is_held_since_then() {
     flights.received(b"+OK\r\n", at(50), |_| {}).unwrap();
     assert_eq!(flights.held_since(), Some(at(1)));
     let before = |time| move |since: BootTime| since < at(time);
-    assert_eq!(flights.held_if(before(50)).collect::<Vec<_>>(), [slot(1)]);
+    let held: Vec<Slot> = flights.held_if(before(50)).map(|(slot, _)| slot).collect();
+    assert_eq!(held, [slot(1)]);
     assert_eq!(flights.held_if(before(51)).count(), 2);
 }
 
@@ -214,12 +219,63 @@ fn after_a_cut_what_was_received_waits_for_a_fence_of_another_connection() {
     assert!(flights.wants_fence());
     assert_eq!(flights.in_the_air(), 0);
     let horizon = Horizon::new(off(10), at(100));
-    assert_eq!(flights.release(horizon).1, []);
+    assert_eq!(flights.release(horizon, Offset::ZERO), []);
     let id = seal(&mut flights);
     let (replies, fences) = feed(&mut flights, &fence(1), 100);
     assert_eq!((replies.len(), &fences), (0, &vec![id]));
     flights.fenced(id, off(10), at(1)).unwrap();
-    assert_eq!(flights.release(horizon).1, [slot(1)]);
+    assert_eq!(flights.release(horizon, Offset::ZERO), [slot(1)]);
+}
+
+#[test]
+fn h21_reads_wait_until_their_fence_point_is_indexed() {
+    let keys = || {
+        let args = vec![Bytes::from_static(b"GET"), Bytes::from_static(b"k")];
+        ReadKeys::of(&RequestHead { args, arg_count: 2 }).unwrap()
+    };
+    let mut flights = Flights::default();
+    flights.send(slot(1), None);
+    flights.send_read(slot(2), keys());
+    let first = seal(&mut flights);
+    flights.send(slot(3), None);
+    let second = seal(&mut flights);
+    let horizon = Horizon::new(off(5), at(100));
+    feed(&mut flights, &[b"+OK\r\n+B\r\n", &fence(0)[..]].concat(), 100);
+    assert_eq!(flights.release(horizon, off(1000)), [], "it has no fence point");
+    flights.fenced(first, off(10), at(1)).unwrap();
+    assert_eq!(flights.release(horizon, off(9)), []);
+    assert!(flights.wants_index());
+    assert_eq!(
+        flights.release(horizon, off(10)),
+        [slot(1), slot(2)],
+        "they are to be looked at"
+    );
+    assert!(!flights.wants_index());
+    let released = flights.released();
+    assert!(released.end == first && released.reads_end == second);
+    feed(&mut flights, &[b"+OK\r\n", &fence(1)[..]].concat(), 100);
+    flights.fenced(second, off(20), at(1)).unwrap();
+    assert!(!flights.wants_index(), "no read waits for it");
+    assert_eq!(flights.release(horizon, off(20)), [], "nobody there reads");
+    let mut later = horizon;
+    later.commit(off(20));
+    assert_eq!(flights.release(later, off(20)).len(), 3);
+    assert_eq!(flights.released().end, flights.released().reads_end);
+}
+
+#[test]
+fn h14_reads_are_of_the_present() {
+    let args = vec![Bytes::from_static(b"GET"), Bytes::from_static(b"k")];
+    let keys = ReadKeys::of(&RequestHead { args, arg_count: 2 }).unwrap();
+    let mut flights = Flights::default();
+    flights.send_read(slot(2), keys);
+    let id = seal(&mut flights);
+    feed(&mut flights, &[b"+B\r\n", &fence(0)[..]].concat(), 100);
+    flights.fenced(id, off(10), at(100)).unwrap();
+    let mut horizon = Horizon::new(off(5), at(100));
+    assert_eq!(flights.release(horizon, off(10)), []);
+    horizon.extend(at(101));
+    assert_eq!(flights.release(horizon, off(10)), [slot(2)]);
 }
 
 proptest! {

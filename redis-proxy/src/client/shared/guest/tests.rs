@@ -1,4 +1,4 @@
-use super::super::flights::Flights;
+use super::super::flights::{FlightId, Flights, Released};
 use super::super::outbox::Total;
 use super::super::ready::Ready;
 use super::*;
@@ -70,7 +70,7 @@ fn taken_after_looks(input: &[u8], cut: usize, looks: bool) -> (Vec<(Bytes, bool
         if looks {
             guest.look(&plain);
         }
-        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default()) {
+        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(), None) {
             out.push((bytes, instead.is_some()));
         }
     }
@@ -153,12 +153,26 @@ fn a_look_is_enough_to_know_that_a_client_moves() {
     guest.look(&plain);
     assert!(matches!(guest.then, Then::Stays), "a plain command is before it");
     assert!(matches!(
-        guest.take(&plain, &Peers::default()),
+        guest.take(&plain, &Peers::default(), None),
         Taken::Command(..)
     ));
     guest.look(&plain);
     assert!(guest.may_go());
     assert!(matches!(guest.then, Then::Moves(Some(head)) if head.is(0, "BLPOP")));
+}
+
+fn piece(flight: FlightId, bytes: &[u8], ends: bool) -> Piece<'_> {
+    Piece {
+        slot: Slot { key: 0, id: 0 },
+        flight,
+        bytes,
+        ends,
+        reads: None,
+    }
+}
+
+fn up_to(end: FlightId) -> Released {
+    Released { end, reads_end: end }
 }
 
 #[test]
@@ -169,17 +183,20 @@ fn who_gets_large_answers_moves_once_none_is_held_and_takes_the_rest_along() {
         flights.seal(Mark::default(), &mut BytesMut::new()),
         flights.seal(Mark::default(), &mut BytesMut::new()),
     );
-    guest.receive(first, &[b'x'; GUEST_ANSWER_BYTES_MAX], false);
+    guest.receive(piece(first, &[b'x'; GUEST_ANSWER_BYTES_MAX], false));
     assert!(matches!(guest.then, Then::Stays));
-    guest.receive(first, b"x", true);
+    guest.receive(piece(first, b"x", true));
     assert!(matches!(guest.then, Then::Moves(None)));
-    assert!(matches!(guest.take(&plain(), &Peers::default()), Taken::Stopped));
-    guest.outbox.released(end);
+    assert!(matches!(
+        guest.take(&plain(), &Peers::default(), None),
+        Taken::Stopped
+    ));
+    guest.outbox.released(up_to(end), |_| false);
     assert!(!guest.may_go(), "an answer is missing");
-    guest.receive(end, b"+OK\r\n", true);
+    guest.receive(piece(end, b"+OK\r\n", true));
     assert!(!guest.may_go(), "an answer is held");
     let end = flights.seal(Mark::default(), &mut BytesMut::new());
-    guest.outbox.released(end);
+    guest.outbox.released(up_to(end), |_| false);
     assert!(guest.may_go());
     assert_eq!(guest.outbox.take_released().len(), GUEST_ANSWER_BYTES_MAX + 6);
 }

@@ -104,6 +104,12 @@ impl Worker {
         guest.waits_since = None;
         let waker = Waker::from(Arc::clone(&guest.signal));
         let cx = &mut Context::from_waker(&waker);
+        let keyed = self
+            .common
+            .options
+            .clean_reads
+            .then(|| self.session.clean.keyed());
+        let keyed = keyed.flatten();
         loop {
             guest.is_full = !guest.has_room();
             if guest.is_full {
@@ -113,11 +119,16 @@ impl Worker {
             if self.outbound.len() >= FLIGHT_BYTES_MAX {
                 return self.defer(slot);
             }
-            match guest.take(&self.plain, &self.session.peers) {
+            match guest.take(&self.plain, &self.session.peers, keyed) {
                 Taken::Command(bytes, instead) => {
                     self.outbound.extend_from_slice(&bytes);
                     guest.unanswered += 1;
                     self.flights.send(slot, instead);
+                }
+                Taken::Read(bytes, keys) => {
+                    self.outbound.extend_from_slice(&bytes);
+                    guest.unanswered += 1;
+                    self.flights.send_read(slot, keys);
                 }
                 Taken::Stopped if guest.may_go() => return self.let_go(slot),
                 Taken::Stopped => return,

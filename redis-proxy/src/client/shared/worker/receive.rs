@@ -29,8 +29,9 @@ struct Fence {
 impl Worker {
     /// Makes the connection, or reads it, and takes in what the server says.
     pub(super) fn read_link(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Poll::Ready(plain) = self.link.poll_made(cx) {
+        if let Poll::Ready((plain, keyed)) = self.link.poll_made(cx) {
             self.plain = plain;
+            self.session.clean.set_keyed(keyed);
             if self.flights.wants_fence() {
                 self.send_fence();
             }
@@ -55,12 +56,12 @@ impl Worker {
         let taken = self
             .flights
             .received(buffer.filled(), now, |arrived| match arrived {
-                Arrived::Reply(slot, flight, bytes, ends) => {
-                    if let Some(guest) = guests.get_mut(slot.key).filter(|g| g.slot == slot) {
-                        guest.receive(flight, bytes, ends);
+                Arrived::Reply(piece) => {
+                    if let Some(guest) = guests.get_mut(piece.slot.key).filter(|g| g.slot == piece.slot) {
+                        guest.receive(piece);
                         if guest.is_full && guest.has_room() {
                             guest.is_full = false;
-                            may_go_on.push(slot);
+                            may_go_on.push(piece.slot);
                         }
                     }
                 }

@@ -7,6 +7,7 @@ use super::super::guest::Then;
 use super::{Worker, changed};
 use crate::client::connection::linger;
 use crate::client::{Arrival, Moved, Moving, serve_own};
+use crate::hold::ReadKeys;
 use redoubt_types::limits::UPSTREAM_RETRY_PAUSE;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,8 +22,12 @@ impl Worker {
             self.horizon_changed = changed(self.horizon.clone());
         }
         let horizon = *self.horizon.borrow();
-        let (end, slots) = self.flights.release(horizon);
-        self.released = end;
+        let slots = self.flights.release(horizon, *self.indexed.borrow());
+        while self.flights.wants_index() && self.indexed_changed.as_mut().poll(cx).is_ready() {
+            self.indexed.mark_unchanged();
+            self.indexed_changed = changed(self.indexed.clone());
+            cx.waker().wake_by_ref();
+        }
         for slot in &slots {
             self.serve(*slot);
         }
@@ -66,8 +71,10 @@ impl Worker {
         };
         let waker = Waker::from(Arc::clone(&guest.signal));
         let cx = &mut Context::from_waker(&waker);
+        let (released, committed) = (self.flights.released(), self.horizon.borrow().committed());
         loop {
-            let bytes = guest.outbox.released(self.released);
+            let is_clean = |keys: &ReadKeys| self.session.clean.are_clean(keys, committed);
+            let bytes = guest.outbox.released(released, is_clean);
             if bytes.is_empty() {
                 break;
             }

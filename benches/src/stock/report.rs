@@ -79,7 +79,7 @@ pub(crate) fn targets(loads: &[Load], measured: &[Measured]) -> String {
                 of(other).map(share).unwrap_or_default()
             };
             let cpu = of(Kind::Stock).and_then(|stock| {
-                let (master, server) = (run.cpu.get("master")?, stock.cpu.get("server")?);
+                let (master, server) = (run.cpu.get("master-1")?, stock.cpu.get("server")?);
                 Some(format!("{:.2}", master / server))
             });
             let later = of(Kind::Twemproxy).filter(|_| load.test == Test::Clean).map(|proxy| {
@@ -176,7 +176,7 @@ mod tests {
             measured(Kind::Twemproxy, 1, 1, &[]),
             measured(Kind::Twemproxy, 200, 100, &[]),
             measured(Kind::Twemproxy, 900, 900, &[]),
-            measured(Kind::Shared, 100, 150, &[("master", 1.0)]),
+            measured(Kind::Shared, 100, 150, &[("master-1", 1.0)]),
         ];
         let table = targets(&[LOAD], &all);
         let row = table.lines().last().unwrap();

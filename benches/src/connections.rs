@@ -62,10 +62,17 @@ pub(crate) async fn run(clients: usize) -> Result<(), String> {
         row.push(crate::cpu::shown(&run.cpu));
         table.add_row(row);
         eprintln!("{table}");
-        wrong.extend(run.first_wrong.map(|first| format!("{name}: {} clients: {first}", run.wrong)));
+        wrong.extend(
+            run.first_wrong
+                .map(|first| format!("{name}: {} clients: {first}", run.wrong)),
+        );
     }
     println!("{table}");
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
+    }
 }
 
 /// Memory of proxy and master: before, with all clients idle, and after half of them have worked; and how they did.
@@ -119,5 +126,7 @@ fn open_files() -> usize {
         maximum,
     };
     setrlimit(Resource::Nofile, limit).expect("a limit may be raised up to its maximum");
-    maximum.and_then(|most| most.try_into().ok()).unwrap_or(usize::MAX)
+    maximum
+        .and_then(|most| most.try_into().ok())
+        .unwrap_or(usize::MAX)
 }

@@ -76,7 +76,10 @@ pub(crate) async fn run() {
 
 /// One round of our own generator.
 async fn own(load: Load, target: Target, server: &Server) -> Round {
-    let processes = [("server".to_owned(), server.pid()), ("load".to_owned(), std::process::id())];
+    let processes = [
+        ("server".to_owned(), server.pid()),
+        ("load".to_owned(), std::process::id()),
+    ];
     let crowd = Crowd::connect(target.port, load.clients).await;
     let (run, ()) = crowd.work(load, target, SPELL, &processes, || ()).await;
     assert_eq!(run.first_wrong, None);
@@ -92,7 +95,15 @@ async fn redis_benchmark(load: Load, operations: u64, server: &Server) -> Round 
     let processes = [("server".to_owned(), server.pid())];
     let (before, children) = (cpu::times(&processes), cpu::of_ended_children());
     let output = Command::new("redis-benchmark")
-        .args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-t", test, "--csv"])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &server.port.to_string(),
+            "-t",
+            test,
+            "--csv",
+        ])
         .args(["-c", &load.clients.to_string(), "-P", &load.pipeline.to_string()])
         .args(["-d", &load.bytes.to_string(), "-r", &KEYS.to_string()])
         .args(["-n", &operations.to_string()])

@@ -146,6 +146,9 @@ pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;
 /// Flights whose fence is not answered at most. One more than one, so that the server has work while answers are handed
 /// out; each further one would make them smaller, and cost a fence more.
 pub const FLIGHTS_IN_THE_AIR_MAX: usize = 2;
+/// Files that a proxy opens beside its clients' connections, and theirs to the server: to journal, server and replay, also
+/// while the old ones end, and one for a client that is told that there are too many.
+pub const OTHER_OPEN_FILES: u64 = 100;
 /// Clients that wait to be taken in at most.
 pub const ARRIVALS_MAX: usize = 128;
 /// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 /// Digits of a key's number, and of what a value begins with.
 const DIGITS: usize = 12;
-/// Where they stand in a key.
-const PREFIX: &[u8] = b"key:";
+/// Begins a key: not as `redis-benchmark` begins its own, whose values are others.
+const PREFIX: &[u8] = b"row:";
 
 /// What an answer counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,8 +189,8 @@ mod tests {
         let (mut requests, mut out) = (Requests::new(14, false), Vec::new());
         requests.set(42, &mut out);
         requests.get(7, &mut out);
-        let wanted = "*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000042\r\n$14\r\n000000000042xx\r\n\
-                      *2\r\n$3\r\nGET\r\n$16\r\nkey:000000000007\r\n";
+        let wanted = "*3\r\n$3\r\nSET\r\n$16\r\nrow:000000000042\r\n$14\r\n000000000042xx\r\n\
+                      *2\r\n$3\r\nGET\r\n$16\r\nrow:000000000007\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), wanted);
     }
 

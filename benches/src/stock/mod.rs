@@ -157,9 +157,7 @@ async fn measure(system: &mut System, load: Load, spell: Spell) -> Measured {
     let target = system.target(load.bytes).await;
     let crowd = Crowd::connect(target.port, load.clients).await;
     tokio::time::sleep(SETTLE).await;
-    let (run, ()) = crowd
-        .work(load, target, spell, &system.processes(), || ())
-        .await;
+    let (run, ()) = crowd.work(load, target, spell, &system.processes(), || ()).await;
     Measured {
         system: system.kind,
         load,
@@ -185,7 +183,10 @@ mod tests {
     #[test]
     fn without_a_word_all_is_measured() {
         let all = wanted("");
-        assert_eq!((all.systems().len(), all.loads().len(), all.rounds), (6, 40, ROUNDS));
+        assert_eq!(
+            (all.systems().len(), all.loads().len(), all.rounds),
+            (6, 40, ROUNDS)
+        );
     }
 
     #[test]

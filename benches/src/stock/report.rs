@@ -82,10 +82,12 @@ pub(crate) fn targets(loads: &[Load], measured: &[Measured]) -> String {
                 let (master, server) = (run.cpu.get("master-1")?, stock.cpu.get("server")?);
                 Some(format!("{:.2}", master / server))
             });
-            let later = of(Kind::Twemproxy).filter(|_| load.test == Test::Clean).map(|proxy| {
-                let later = ms(&run.gets, 0.99) - ms(&proxy.gets, 0.99);
-                format!("{:+.0}", later * 1e3)
-            });
+            let later = of(Kind::Twemproxy)
+                .filter(|_| load.test == Test::Clean)
+                .map(|proxy| {
+                    let later = ms(&run.gets, 0.99) - ms(&proxy.gets, 0.99);
+                    format!("{:+.0}", later * 1e3)
+                });
             table.add_row([
                 std::mem::take(&mut name),
                 kind.name().to_owned(),
@@ -108,7 +110,9 @@ pub(crate) fn wrong(measured: &[Measured]) -> Result<(), String> {
     for Measured { system, load, run } in measured {
         if let Some(first) = &run.first_wrong {
             let (system, load, wrong) = (system.name(), load.name(), run.wrong);
-            lines.push(format!("{system}: {load}: {wrong} clients had wrong answers, such as {first}"));
+            lines.push(format!(
+                "{system}: {load}: {wrong} clients had wrong answers, such as {first}"
+            ));
         }
     }
     if lines.is_empty() {
@@ -181,7 +185,11 @@ mod tests {
         let table = targets(&[LOAD], &all);
         let row = table.lines().last().unwrap();
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        assert_eq!(cells[2..7], ["redoubt, shared", "0.50", "", "0.25", "+50"], "{table}");
+        assert_eq!(
+            cells[2..7],
+            ["redoubt, shared", "0.50", "", "0.25", "+50"],
+            "{table}"
+        );
     }
 
     #[test]

@@ -176,7 +176,11 @@ async fn replicated() -> Vec<Server> {
                 let told = info_field(&mut conn, "replication", &format!("slave{i}")).await;
                 online += u32::from(told.contains("state=online"));
             }
-            if online == 2 { Ok(()) } else { Err(format!("{online} do")) }
+            if online == 2 {
+                Ok(())
+            } else {
+                Err(format!("{online} do"))
+            }
         }
     };
     eventually("two replicas follow", FOLLOW_MAX, following).await;

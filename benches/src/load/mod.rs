@@ -37,11 +37,6 @@ pub(crate) enum Test {
 }
 
 impl Test {
-    /// Whether there are writes among its operations.
-    pub(crate) fn writes(self) -> bool {
-        self != Test::Get
-    }
-
     /// Which operation comes next, by a random number: whether it is a write, and of which of `keys` keys.
     fn draw(self, random: u64, keys: u64) -> (bool, u64) {
         let (what, key) = (random >> 40, random % keys);

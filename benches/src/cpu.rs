@@ -28,8 +28,11 @@ fn time(pid: u32, first: usize) -> Option<f64> {
     Some((field(first)? + field(first + 1)?) / ticks)
 }
 
-/// Microseconds per operation, by process name.
+/// Microseconds per operation, by process name; nothing when there was no operation.
 pub(crate) fn per_operation(before: &Times, after: &Times, operations: u64) -> Times {
+    if operations == 0 {
+        return Times::new();
+    }
     let used = after
         .iter()
         .filter_map(|(name, t)| Some((name.clone(), t - before.get(name)?)));

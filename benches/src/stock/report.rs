@@ -35,7 +35,7 @@ pub(crate) fn table(kinds: &[Kind], loads: &[Load], measured: &[Measured]) -> St
             let Some(run) = median(measured, *load, *kind) else {
                 continue;
             };
-            let share = base.map_or(String::new(), |base| format!("{:.2}", run.per_second() / base));
+            let share = base.map(|base| times(run.per_second(), base)).unwrap_or_default();
             let mut row = vec![
                 std::mem::take(&mut name),
                 kind.name().to_owned(),
@@ -75,12 +75,12 @@ pub(crate) fn targets(loads: &[Load], measured: &[Measured]) -> String {
                 continue;
             };
             let beside = |other: Kind| {
-                let share = |other: &Run| format!("{:.2}", run.per_second() / other.per_second());
+                let share = |other: &Run| times(run.per_second(), other.per_second());
                 of(other).map(share).unwrap_or_default()
             };
             let cpu = of(Kind::Stock).and_then(|stock| {
                 let (master, server) = (run.cpu.get("master-1")?, stock.cpu.get("server")?);
-                Some(format!("{:.2}", master / server))
+                Some(times(*master, *server))
             });
             let later = of(Kind::Twemproxy)
                 .filter(|_| load.test == Test::Clean)
@@ -121,6 +121,16 @@ pub(crate) fn wrong(measured: &[Measured]) -> Result<(), String> {
     Err(lines.join("\n"))
 }
 
+/// How many times `other`, for people.
+fn times(this: f64, other: f64) -> String {
+    if other > 0.0 {
+        format!("{:.2}", this / other)
+    } else {
+        String::new()
+    }
+}
+
+/// An empty table that people and markdown can read.
 pub(crate) fn markdown<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);

@@ -183,6 +183,9 @@ pub const SHARED_FENCE_EVERY: Duration = Duration::from_secs(3);
 /// Connections that are kept for clients who will need one of their own. More than one, since none can be made while a script
 /// keeps the server busy, and the last is kept for whoever wants to end that.
 pub const SPARES_MAX: usize = 3;
+/// Files that a proxy opens beside its clients' connections, and theirs to the server: to journal, server and replay, also
+/// while the old ones end, and one for a client that is told that there are too many.
+pub const OTHER_OPEN_FILES: u64 = 100;
 /// Clients that wait to be taken in at most.
 pub const ARRIVALS_MAX: usize = 128;
 /// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is

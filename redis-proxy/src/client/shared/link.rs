@@ -89,7 +89,7 @@ impl Link {
     }
 
     /// It could not be written to.
-    pub(super) fn is_closing(&mut self) {
+    pub(super) fn stop_writing(&mut self) {
         let was = std::mem::replace(self, Link::Unasked);
         *self = match was {
             Link::Up(conn) => Link::Closing(conn),

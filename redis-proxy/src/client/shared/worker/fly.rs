@@ -86,7 +86,7 @@ impl Worker {
                 Poll::Ready(_) => {
                     // What the server sent before it closed is still to be read.
                     self.outbound.clear();
-                    self.link.is_closing();
+                    self.link.stop_writing();
                     return true;
                 }
                 Poll::Pending => break,

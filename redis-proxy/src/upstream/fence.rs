@@ -174,6 +174,9 @@ pub(crate) fn meaning_of(session: &Session, answer: &Value) -> Meaning {
         // H25: nor is it an answer. What a script has published is out before its effects are in the stream.
         FenceAnswer::Busy if planted::on("h25_busy_is_a_fence") => Meaning::Point(session.hold.committed()),
         FenceAnswer::Busy => Meaning::NotYet,
+        FenceAnswer::NotMaster if planted::on("h25_any_role_is_a_fence") => {
+            Meaning::Point(session.hold.committed())
+        }
         FenceAnswer::NotMaster => Meaning::Changed("it is no master any more".to_owned()),
         FenceAnswer::Malformed => {
             let said = answer.as_error().unwrap_or("what is no fence");

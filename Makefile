@@ -33,9 +33,9 @@ help:
 	@echo 'make compare  $(COMPARE_COMMANDS) random commands to a plain Redis and through the proxy (COMPARE_COMMANDS=N, COMPARE_SEED=S)'
 	@echo 'make hunt   $(HUNT_READS) reads while everything is killed and stopped; none may see what is lost (HUNT_READS=N, HUNT_SEED=S)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
-	@echo 'make bench  compare with a stock Redis on this machine'
+	@echo 'make bench  compare with a stock Redis and with twemproxy on this machine: 20 minutes, and some 30 GB of disk in TMPDIR'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
-	@echo 'make bench-connections  10,000 clients at once: memory and latency (20,000 open files are needed)'
+	@echo 'make bench-connections  10,000 clients at once: memory and latency (fewer with their own server connections, where ulimit -Hn is below 20,100)'
 	@echo 'make bench-open    how long a node takes to open 10 GiB, and how much memory (12 GiB of disk)'
 	@echo 'make clean  make down, then remove $(DIR) and everything built'
 
@@ -106,7 +106,7 @@ bench-append:
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- append
 
-bench-connections:
+bench-connections: servers
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- connections
 

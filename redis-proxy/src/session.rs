@@ -5,10 +5,11 @@
 //! it is over.
 
 use crate::client::peers::Peers;
-use crate::hold::Hold;
+use crate::hold::{CleanReads, Hold};
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Why a session is over.
@@ -54,6 +55,8 @@ pub struct Session {
     pub upstream: String,
     /// What decides when a reply may leave.
     pub hold: Hold,
+    /// What tells which reads need not wait for that.
+    pub clean: CleanReads,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
     /// Whom it serves.
@@ -78,6 +81,7 @@ impl Session {
             run_id,
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
+            clean: CleanReads::new(hold.committed()),
             hold,
             peers: Peers::default(),
             ended: watch::Sender::new(None),
@@ -95,6 +99,12 @@ impl Session {
         });
     }
 
+    /// Ends the session when what is returned is dropped, if it is not over by then: for tasks without which it is of no use,
+    /// however they end.
+    pub(crate) fn end_with_guard(self: &Arc<Self>, why: &'static str) -> EndGuard {
+        EndGuard(Arc::clone(self), why)
+    }
+
     /// Why the session is over, `None` while it is not.
     pub fn ended(&self) -> Option<EndReason> {
         self.ended.borrow().clone()
@@ -107,5 +117,14 @@ impl Session {
             Ok(reason) => reason.clone().unwrap_or(EndReason::Shutdown),
             Err(_) => EndReason::Shutdown,
         }
+    }
+}
+
+/// See [`Session::end_with_guard`].
+pub(crate) struct EndGuard(Arc<Session>, &'static str);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.end(EndReason::ServerChanged(self.1.to_owned()));
     }
 }

@@ -24,8 +24,12 @@ pub const BACKLOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Overlap that is compared when capture begins, bytes at most (H16).
 pub const OVERLAP_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Depth of nested RESP aggregates at most: 7 is the deepest that a stock server sends.
+/// Depth of nested RESP aggregates at most in what is decoded, not only passed on: 7 is the deepest that a stock server
+/// sends by itself.
 pub const RESP_DEPTH_MAX: usize = 32;
+/// Depth of nested aggregates at most in an answer that is passed on. Deeper than any script's: those end at Lua's stack limit,
+/// at 7,995 on Redis 7.0. A level costs 16 bytes while it is open.
+pub const REPLY_DEPTH_MAX: usize = 10_000;
 /// Elements of one aggregate at most, as in Redis (`1024*1024*1024` there; fewer here bounds memory).
 pub const RESP_ELEMENTS_MAX: u64 = 1024 * 1024;
 /// Length of one bulk string at most, bytes: Redis' default `proto-max-bulk-len`.
@@ -95,6 +99,13 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 /// How long a ping may stay unanswered.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a TCP connection is idle before the operating system asks whether its other side is there: well below what
+/// routers forget after, and far from costing anything.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How often that is asked while there is no answer.
+pub const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often that is asked at most before the connection fails.
+pub const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// How long a node is left alone after its first failure; doubled with each further one.
 pub const MASK_MIN: Duration = Duration::from_millis(50);
 /// How long a failing node is left alone at most. Short, since a node that is back may be the one that makes
@@ -146,6 +157,35 @@ pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;
 /// Flights whose fence is not answered at most. One more than one, so that the server has work while answers are handed
 /// out; each further one would make them smaller, and cost a fence more.
 pub const FLIGHTS_IN_THE_AIR_MAX: usize = 2;
+/// What keys are told apart by when it is asked whether an uncommitted effect touched one: a power of two. With a thousand
+/// uncommitted effects of three arguments each, one read in twenty waits in vain; takes 512 KiB.
+pub const TOUCHED_SLOTS: usize = 64 * 1024;
+/// Commands of one client of a shared connection that are unanswered at once, at first: how large its answers are is not known
+/// then, and each has to be kept until its flight's last one is there.
+pub const GUEST_UNANSWERED_FIRST: usize = 8;
+/// Commands of one client of a shared connection that are unanswered at once at most: with small answers one more for each. A
+/// few flights' worth; a surprise of that many large answers still has to be kept.
+pub const GUEST_UNANSWERED_MAX: usize = 256;
+/// An answer larger than this gives its client a connection of its own, where the server is read no faster than the client
+/// takes what it gets.
+pub const GUEST_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Answers that a client takes along unread to a connection of its own at most, bytes. More than what it may be owed where it
+/// comes from ([`CLIENT_HELD_BYTES_MAX`]) when nothing about its answers was a surprise.
+pub const CARRIED_BYTES_MAX: usize = 1024 * 1024;
+/// Answers for all clients of a shared connection at most, bytes: past that, whoever is owed most is closed. Twice the
+/// largest value, so that nobody is for reading one.
+pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// For how long nothing can be sent over a shared connection before it is looked what those who wait want to say: longer than
+/// an ordinary flight, short beside a person who wants to end a script.
+pub const STALL_AFTER: Duration = Duration::from_millis(20);
+/// How often a fence is asked for on a shared connection that nobody uses, so that a server's `timeout` does not close it.
+pub const SHARED_FENCE_EVERY: Duration = Duration::from_secs(3);
+/// Connections that are kept for clients who will need one of their own. More than one, since none can be made while a script
+/// keeps the server busy, and the last is kept for whoever wants to end that.
+pub const SPARES_MAX: usize = 3;
+/// Files that a proxy opens beside its clients' connections, and theirs to the server: to journal, server and replay, also
+/// while the old ones end, and one for a client that is told that there are too many.
+pub const OTHER_OPEN_FILES: u64 = 100;
 /// Clients that wait to be taken in at most.
 pub const ARRIVALS_MAX: usize = 128;
 /// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is

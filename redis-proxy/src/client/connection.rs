@@ -10,6 +10,8 @@
 
 use super::replies::Replies;
 use super::requests::{Offence, Requests};
+use super::shared::Names;
+use super::ties::PLAIN_STREAK;
 use super::turn::Turn;
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
@@ -47,6 +49,10 @@ pub(super) struct Loose {
     pub(super) client: Box<dyn Conn>,
     /// What it has sent that was not passed on: nothing, or part of a command.
     pub(super) input: BytesMut,
+    /// What it has said about itself.
+    pub(super) names: Names,
+    /// The connection that it had, if the server is to be asked which version of RESP was spoken there at last.
+    pub(super) unsure: Option<Box<dyn Conn>>,
 }
 
 /// What one direction did when it was tried.
@@ -176,9 +182,12 @@ impl Connection {
         .await;
         match ended {
             Ended::Loose => {
+                let (names, said_hello) = self.requests.into_names();
                 return Ok(Loose {
                     client: self.client,
                     input: self.input,
+                    names,
+                    unsure: said_hello.then_some(self.upstream),
                 });
             }
             Ended::Delivered => {
@@ -227,7 +236,8 @@ impl Connection {
     fn is_loose(&self) -> bool {
         let quiet = self.client_read_side == ClientRead::Requests
             && self.outbound.is_empty()
-            && self.replies.is_empty();
+            && self.replies.is_empty()
+            && self.replies.small_answers() >= PLAIN_STREAK.into();
         quiet && self.requests.owes_before_leaving() == Some(self.replies.answers())
     }
 

@@ -9,7 +9,7 @@ use crate::hold::{Ticket, Waiter};
 use bytes::{Buf, Bytes, BytesMut};
 use redoubt_resp::reply::{FrameEnd, ReplyError, ReplyRewriter};
 use redoubt_types::BootTime;
-use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX};
+use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX, GUEST_ANSWER_BYTES_MAX};
 use std::collections::VecDeque;
 
 /// Bytes that wait for one ticket.
@@ -35,6 +35,10 @@ pub struct Replies {
     waiter: Waiter,
     /// Whole answers that were received, pushes apart.
     answers: u64,
+    /// Bytes of the answer that is coming in.
+    begun: usize,
+    /// Those answers of which the last was a large one.
+    until_large: u64,
 }
 
 impl Replies {
@@ -48,12 +52,27 @@ impl Replies {
             held: VecDeque::new(),
             waiter,
             answers: 0,
+            begun: 0,
+            until_large: 0,
         }
+    }
+
+    /// The same, behind `owed`: bytes that were released elsewhere.
+    #[must_use]
+    pub(super) fn behind(mut self, owed: BytesMut) -> Self {
+        self.released = owed.len();
+        self.bytes = owed;
+        self
     }
 
     /// Whole answers that were received, pushes apart.
     pub fn answers(&self) -> u64 {
         self.answers
+    }
+
+    /// How many of the last of them were all small enough for a shared connection.
+    pub fn small_answers(&self) -> u64 {
+        self.answers - self.until_large
     }
 
     /// The hold, to be woken by it.
@@ -83,10 +102,18 @@ impl Replies {
     /// When they can't be a server's answers. Nothing of them is ever released then.
     pub fn received(&mut self, n: usize, now: BootTime) -> Result<(), ReplyError> {
         let start = self.bytes.len() - n;
-        let answers = &mut self.answers;
-        let count = |frame: FrameEnd| *answers += u64::from(!frame.is_push());
+        let (answers, until_large) = (&mut self.answers, &mut self.until_large);
+        let (mut begun, mut counted) = (self.begun, 0);
+        let mut count = |frame: FrameEnd| {
+            *answers += u64::from(!frame.is_push());
+            if begun + frame.end - counted > GUEST_ANSWER_BYTES_MAX {
+                *until_large = *answers;
+            }
+            (begun, counted) = (0, frame.end);
+        };
+        let mut len = n;
         if self.markers == 0 && !self.rewriter.is_holding() {
-            self.rewriter.pass(&self.bytes[start..], count)?;
+            self.rewriter.pass(&self.bytes[start..], &mut count)?;
         } else {
             let raw = self.bytes.split_off(start);
             let markers = &mut self.markers;
@@ -99,8 +126,17 @@ impl Replies {
                 *markers = markers.saturating_sub(1);
                 Some(Bytes::from(format!("-{}", code.text())))
             };
+            // Ends are told within all of `bytes` here.
+            let count = |frame: FrameEnd| {
+                count(FrameEnd {
+                    end: frame.end - start,
+                    kind: frame.kind,
+                });
+            };
             self.rewriter.rewrite(&raw, &mut self.bytes, refusal, count)?;
+            len = self.bytes.len() - start;
         }
+        self.begun = begun + len - counted;
         self.hold(self.bytes.len() - start, now);
         Ok(())
     }

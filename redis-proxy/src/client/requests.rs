@@ -8,6 +8,8 @@
 
 use super::inspect::{RefusalCode, Verdict, inspect, names_set_repl};
 use super::peers::Member;
+use super::protocol::{Hello, hello};
+use super::shared::Names;
 use super::shared::plain::{Fit, Plain};
 use super::ties::Ties;
 use bytes::{BufMut, BytesMut};
@@ -68,6 +70,8 @@ pub struct Requests {
     /// What the server says of its commands, if the client may go back there.
     plain: Option<Arc<Plain>>,
     ties: Ties,
+    /// What the client has said about itself.
+    names: Names,
     /// Commands that the server has got, or a part of.
     commands: u64,
     /// The script that answers a WAIT once its pause is over.
@@ -89,20 +93,33 @@ impl Requests {
             first: None,
             plain: None,
             ties: Ties::default(),
+            names: Names::default(),
             commands: 0,
             paused: None,
         }
     }
 
-    /// The same, of a client that comes from a shared connection with the command `first`, whose bytes are still in
+    /// The same, of a client that comes from a shared connection, with the command `first` if its bytes are still in
     /// `scanner`, and may go back there.
-    pub(super) fn moved(self, scanner: RequestScanner, first: RequestHead, plain: Arc<Plain>) -> Self {
+    pub(super) fn moved(
+        self,
+        scanner: RequestScanner,
+        first: Option<RequestHead>,
+        plain: Arc<Plain>,
+        names: Names,
+    ) -> Self {
         Requests {
             scanner,
-            first: Some(first),
+            first,
+            names,
             plain: Some(plain),
             ..self
         }
+    }
+
+    /// What the client has said about itself, and whether it may speak another version of RESP than when it came.
+    pub(super) fn into_names(self) -> (Names, bool) {
+        (self.names, self.ties.said_hello())
     }
 
     /// Whether there is something to pass on although nothing was read yet.
@@ -112,7 +129,7 @@ impl Requests {
 
     /// How many answers the client is owed in all, if it could go back to a shared connection once it has had them.
     pub(super) fn owes_before_leaving(&self) -> Option<u64> {
-        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed;
+        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed && self.first.is_none();
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
@@ -141,7 +158,20 @@ impl Requests {
                     self.body_due = true;
                     self.commands += 1;
                     if let Some(plain) = &self.plain {
-                        self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
+                        let fit = plain.fit(&head);
+                        // One that the server does not know leaves nothing either; libraries try SETINFO on every server.
+                        let tries =
+                            head.is(0, "client") && head.is(1, "setinfo") && !plain.knows("client|setinfo");
+                        let remembers = fit == Fit::Names && self.ties.is_executed();
+                        if remembers {
+                            self.names.remember(&head);
+                        }
+                        if let Some(Hello::Version(Some(name))) = hello(&head) {
+                            self.names.remember_name(name);
+                        }
+                        let is_plain = fit == Fit::Plain || remembers || tries;
+                        let may_be_shared = fit == Fit::Plain && self.scanner.holds_whole_multibulk();
+                        self.ties.passed(&head, is_plain, may_be_shared);
                     }
                     self.route = match inspect(&head, self.member.peers()) {
                         Verdict::Forward => Route::Forward,

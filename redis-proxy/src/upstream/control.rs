@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Read at once, bytes: an INFO section fits.
 const READ_BYTES: usize = 8 * 1024;
-/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB, COMMAND 200 KB and more with each module.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection to a server on which this proxy asks for itself.
 ///
@@ -40,13 +40,18 @@ impl Control {
             .timeout(deadline, env.net().connect(addr))
             .await
             .map_err(timed_out)??;
-        Ok(Control {
+        Ok(Control::over(env, conn))
+    }
+
+    /// A connection on which nothing is under way.
+    pub fn over(env: &Env, conn: Box<dyn Conn>) -> Self {
+        Control {
             env: env.clone(),
             conn,
             input: BytesMut::new(),
             unanswered: 0,
             failed: false,
-        })
+        }
     }
 
     /// Sends one command and waits for its answer, an error answer included.

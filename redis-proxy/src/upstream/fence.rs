@@ -81,7 +81,7 @@ impl Patience {
 /// session's any more, when its offset goes back, or when it answers, and with no fence, for `failing_max`.
 pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
     // Without fences nothing is ever released: the session must not outlive this task, however that ends.
-    let _end = EndWith(Arc::clone(&session));
+    let _end = session.end_with_guard("nobody asks it for fences any more");
     let mut fencer = Fencer {
         session: &session,
         env: &env,
@@ -93,17 +93,6 @@ pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
         biased;
         _ = session.wait_end() => {}
         reason = fencer.fence_batches() => session.end(reason),
-    }
-}
-
-/// Ends the session when it goes.
-struct EndWith(Arc<Session>);
-
-impl Drop for EndWith {
-    fn drop(&mut self) {
-        self.0.end(EndReason::ServerChanged(
-            "nobody asks it for fences any more".to_owned(),
-        ));
     }
 }
 
@@ -132,10 +121,11 @@ impl Fencer<'_> {
             while planted::held("pause_before_fence") {
                 self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
             }
+            let asked = self.session.pressure.mark();
             let meaning = self.ask().await;
             if let Some(offset) = patience.point(meaning, self.env.now())? {
                 let fenced = self.session.hold.fenced(batch, offset);
-                self.session.pressure.written(offset);
+                self.session.pressure.written(offset, asked);
                 return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
             }
             self.env.sleep(UPSTREAM_RETRY_PAUSE).await;

@@ -1,6 +1,8 @@
 //! The connection that clients share: made, proven, and made again when it is lost.
 
 use super::plain::Plain;
+use crate::client::protocol::{Protocol, version_of};
+use crate::hold::keyed::Keyed;
 use crate::session::Session;
 use crate::upstream::{ProveError, prove};
 use redoubt_env::Env;
@@ -20,24 +22,30 @@ pub(super) struct Made {
     pub(super) conn: Box<dyn Conn>,
     /// Which commands may use it.
     pub(super) plain: Arc<Plain>,
+    /// Which commands name all the keys that they touch.
+    pub(super) keyed: Keyed,
 }
 
 type Making = Pin<Box<dyn Future<Output = Option<Made>> + Send>>;
 
 /// The connection, or the making of it.
 pub(super) enum Link {
+    /// Nobody has needed it yet.
+    Unasked,
     /// It is being made, however often that fails.
     Making(Making),
     /// It is there.
     Up(Box<dyn Conn>),
+    /// It takes nothing more; what it has brought is still to be read.
+    Closing(Box<dyn Conn>),
 }
 
 impl Link {
-    /// Begins to make a connection to the session's server.
-    pub(super) fn make(session: Arc<Session>, env: Env) -> Self {
+    /// Begins to make a connection to the session's server that speaks `protocol`.
+    pub(super) fn make(session: Arc<Session>, protocol: Protocol, env: Env) -> Self {
         Link::Making(Box::pin(async move {
             loop {
-                match try_make(&session, &env).await {
+                match try_make(&session, protocol, &env).await {
                     Ok(made) => return Some(made),
                     // That has ended the session.
                     Err(ProveError::Changed(_)) => return None,
@@ -51,14 +59,14 @@ impl Link {
     }
 
     /// Ready with what there is to know of a connection when it has just been made.
-    pub(super) fn poll_made(&mut self, cx: &mut Context<'_>) -> Poll<Arc<Plain>> {
+    pub(super) fn poll_made(&mut self, cx: &mut Context<'_>) -> Poll<(Arc<Plain>, Keyed)> {
         let Link::Making(making) = self else {
             return Poll::Pending;
         };
         match ready!(making.as_mut().poll(cx)) {
-            Some(Made { conn, plain }) => {
+            Some(Made { conn, plain, keyed }) => {
                 *self = Link::Up(conn);
-                Poll::Ready(plain)
+                Poll::Ready((plain, keyed))
             }
             None => {
                 *self = Link::Making(Box::pin(std::future::pending()));
@@ -70,13 +78,27 @@ impl Link {
     /// The connection, if it is there.
     pub(super) fn conn(&mut self) -> Option<&mut Box<dyn Conn>> {
         match self {
-            Link::Up(conn) => Some(conn),
-            Link::Making(_) => None,
+            Link::Up(conn) | Link::Closing(conn) => Some(conn),
+            Link::Unasked | Link::Making(_) => None,
         }
+    }
+
+    /// Whether something may be sent.
+    pub(super) fn takes_more(&self) -> bool {
+        matches!(self, Link::Up(_))
+    }
+
+    /// It could not be written to.
+    pub(super) fn stop_writing(&mut self) {
+        let was = std::mem::replace(self, Link::Unasked);
+        *self = match was {
+            Link::Up(conn) => Link::Closing(conn),
+            other => other,
+        };
     }
 }
 
-async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
+async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
     let questions: &[&[&[u8]]] = &[
         &[b"COMMAND"],
@@ -87,8 +109,15 @@ async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
     let plain = answers.first().map(Plain::of).unwrap_or_default();
+    let keyed = answers.first().map(Keyed::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
+    }
+    if protocol == Protocol::Resp3 {
+        let answer = control.call(&[b"HELLO", b"3"], PROVE_DEADLINE).await?;
+        if version_of(&answer) != Some(protocol) {
+            return Err(io::Error::other("the server does not speak RESP3 any more").into());
+        }
     }
     let (conn, early) = control.into_conn()?;
     if !early.is_empty() {
@@ -97,5 +126,6 @@ async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     Ok(Made {
         conn,
         plain: Arc::new(plain),
+        keyed,
     })
 }

@@ -6,6 +6,7 @@
 
 use crate::client::peers::Peers;
 use crate::hold::Hold;
+use crate::pause::Pause;
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
@@ -56,6 +57,8 @@ pub struct Session {
     pub hold: Hold,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
+    /// What its clients have paused.
+    pub pause: Pause,
     /// Whom it serves.
     pub peers: Peers,
     ended: watch::Sender<Option<EndReason>>,
@@ -79,6 +82,7 @@ impl Session {
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
             hold,
+            pause: Pause::default(),
             peers: Peers::default(),
             ended: watch::Sender::new(None),
         }

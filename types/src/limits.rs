@@ -125,6 +125,9 @@ pub const CLIENT_HELD_PIECES_MAX: usize = 1024;
 /// Batches of replies with a fence point that wait for their commit, at which the newest are taken together:
 /// a long outage of the journal must not make the hold grow, however many clients come and go.
 pub const HOLD_BATCHES_MAX: usize = 4096;
+/// How long a client's requests behind a `CLIENT PAUSE` wait for its answer, without which nothing is paused. Longer than any
+/// answer takes; none comes to who wants no answers, or may not pause.
+pub const PAUSE_ANSWER_MAX: Duration = Duration::from_millis(200);
 /// Rounds of reads and writes that one client gets before others have their turn: with the reads above, about
 /// a millisecond.
 pub const CLIENT_ROUNDS_MAX: usize = 8;
@@ -137,9 +140,6 @@ pub const CLIENT_READ_BYTES_MAX: usize = 128 * 1024;
 /// How long a client that is told of its error may take to read it before the connection is closed: closing
 /// with unread input would reset the connection, and the text be lost.
 pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
-/// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
-/// for the next one: unpaced, that is a busy loop.
-pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of commands that clients who share a connection send at once, at which the rest of them waits for the next
 /// flight.
 pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;

@@ -5,7 +5,7 @@
 //! connection whose other end has not named the session's `run_id` on that very connection; a connection
 //! can't change its process later.
 
-use super::Control;
+use super::{Control, OWN};
 use crate::session::{EndReason, Session};
 use bytes::BytesMut;
 use redoubt_env::net::Conn;
@@ -57,7 +57,7 @@ pub enum ProveError {
 pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
     let mut control = Control::connect(env, &session.upstream, PROVE_DEADLINE).await?;
     loop {
-        let commands: &[&[&[u8]]] = &[&[b"INFO", b"server"], &[b"CLIENT", b"INFO"]];
+        let commands: &[&[&[u8]]] = &[&[b"INFO", b"server", OWN], &[b"CLIENT", b"INFO"]];
         let answers = control.call_all(commands, PROVE_DEADLINE).await?;
         let [server, client] = answers.as_slice() else {
             return Err(io::Error::other("two commands had not two answers").into());

@@ -2,5 +2,7 @@
 
 mod client_path;
 mod hold_stress;
+mod monitor;
+mod pause;
 mod refusals;
 mod wait_and_kill;

@@ -18,8 +18,9 @@ use redoubt_resp::request::{RequestEvent, RequestHead, RequestScanner};
 use redoubt_types::BootTime;
 use std::sync::Arc;
 
-/// What goes to the server in the place of a command that the proxy answers: it has one answer, whose place is taken.
-const STAND_IN: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// What goes to the server in the place of a command that the proxy answers: it has one answer, whose place is taken,
+/// and MONITOR does not show it.
+const STAND_IN: &[u8] = b"*2\r\n$4\r\nPING\r\n$7\r\nredoubt\r\n";
 
 /// What becomes of a client when it has had all its answers.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::plain::Plain;
 use crate::session::Session;
-use crate::upstream::{ProveError, prove};
+use crate::upstream::{OWN, ProveError, prove};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_types::limits::{PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE};
@@ -79,6 +79,7 @@ impl Link {
 async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
     let questions: &[&[&[u8]]] = &[
+        &[b"PING", OWN],
         &[b"COMMAND"],
         // What it carries is of many clients: not to be closed for what it takes of memory.
         &[b"CLIENT", b"NO-EVICT", b"on"],
@@ -86,7 +87,7 @@ async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
         &[b"CLIENT", b"SETNAME", NAME],
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
-    let plain = answers.first().map(Plain::of).unwrap_or_default();
+    let plain = answers.get(1).map(Plain::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
     }

@@ -16,7 +16,7 @@ use crate::client::turn::Turn;
 use crate::client::{Arrival, Common, Moved, Moving, serve_own};
 use crate::hold::Horizon;
 use crate::session::{EndReason, Session};
-use crate::upstream::fence::{Meaning, Patience, meaning_of};
+use crate::upstream::fence::{FENCE, Meaning, Patience, meaning_of};
 use crate::upstream::{Proven, prove};
 use bytes::{Buf, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -415,7 +415,7 @@ impl Worker {
 
     /// Ends a flight, or asks again for the fence of one that has landed.
     fn send_fence(&mut self) {
-        encode_command(&[b"INFO", b"replication"], &mut self.outbound);
+        encode_command(FENCE, &mut self.outbound);
         self.flights.seal();
     }
 

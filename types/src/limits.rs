@@ -26,10 +26,11 @@ pub const OVERLAP_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Depth of nested RESP aggregates at most: 7 is the deepest that a stock server sends.
 pub const RESP_DEPTH_MAX: usize = 32;
-/// Elements of one aggregate at most, as in Redis (`1024*1024*1024` there; fewer here bounds memory).
-pub const RESP_ELEMENTS_MAX: u64 = 1024 * 1024;
-/// Length of one bulk string at most, bytes: Redis' default `proto-max-bulk-len`.
-pub const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Arguments of one command at most, as servers have it. Nothing is kept of each.
+pub const RESP_ELEMENTS_MAX: u64 = i32::MAX as u64;
+/// Length of one argument of a command at most, bytes. A server's own limit is less by default (`proto-max-bulk-len`, 512 MB),
+/// may be set to more, and is the server's to tell: what it takes must be readable in its stream.
+pub const BULK_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Length of one inline command or header line at most, bytes, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -44,7 +45,7 @@ pub const REQUEST_HEAD_ARG_BYTES_MAX: usize = 1024;
 pub const REPLY_ELEMENTS_MAX: u64 = i32::MAX as u64;
 /// Length of one bulk string in a server's answer at most, bytes: above [`BULK_BYTES_MAX`], since a DUMP is
 /// longer than the values in it.
-pub const REPLY_BULK_BYTES_MAX: u64 = 64 * BULK_BYTES_MAX;
+pub const REPLY_BULK_BYTES_MAX: u64 = 4 * BULK_BYTES_MAX;
 /// Bytes of one request in a replica's handshake at most.
 pub const HANDSHAKE_REQUEST_BYTES_MAX: usize = 16 * 1024;
 

@@ -59,16 +59,16 @@ pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
     loop {
         let commands: &[&[&[u8]]] = &[&[b"INFO", b"server", OWN], &[b"CLIENT", b"INFO"]];
         let answers = control.call_all(commands, PROVE_DEADLINE).await?;
-        let [server, client] = answers.as_slice() else {
-            return Err(io::Error::other("two commands had not two answers").into());
-        };
-        if let Some(error) = server.as_error().or_else(|| client.as_error()) {
+        if let Some(error) = answers.iter().find_map(Value::as_error) {
             if error.starts_with("BUSY ") || error.starts_with("LOADING ") {
                 env.sleep(UPSTREAM_RETRY_PAUSE).await;
                 continue;
             }
             return Err(ProveError::Refused(error.to_owned()));
         }
+        let [server, client] = answers.as_slice() else {
+            return Err(io::Error::other("two commands had not two answers").into());
+        };
         check_process(session, server)?;
         let (id, addr) = own_connection(client)
             .ok_or_else(|| io::Error::other("CLIENT INFO does not tell the connection's id and address"))?;

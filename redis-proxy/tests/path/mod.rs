@@ -1,7 +1,9 @@
 //! What a client sees, whatever connection to the server it has.
 
 mod client_path;
+mod ends;
 mod hold_stress;
+mod limits;
 mod monitor;
 mod pause;
 mod refusals;

@@ -41,8 +41,11 @@ async fn a_pause_of_writes_keeps_what_may_write_until_it_is_ended() {
     let (mut one, mut other) = two(&lab).await;
     let mut watching = lab.client().await;
     watching.send("SET k v\r\nSUBSCRIBE c\r\n").await;
-    watching.expect("+OK\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n").await;
-    one.send("CLIENT PAUSE 60000 write\r\nGET k\r\nSET k w\r\nGET k\r\n").await;
+    watching
+        .expect("+OK\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        .await;
+    one.send("CLIENT PAUSE 60000 write\r\nGET k\r\nSET k w\r\nGET k\r\n")
+        .await;
     one.expect("+OK\r\n$1\r\nv\r\n").await;
     one.expect_silence().await;
     other
@@ -198,7 +201,8 @@ async fn what_is_wrong_is_told_by_the_server_and_pauses_nothing() {
     one.expect("-EXECABORT").await;
     one.line().await;
     one.send("CLIENT PAUSE 60000 ALL x\r\n").await;
-    one.expect("-ERR CLIENT PAUSE in a transaction, or with more").await;
+    one.expect("-ERR CLIENT PAUSE in a transaction, or with more")
+        .await;
     one.line().await;
     other.send("SET k v\r\n").await;
     other.expect("+OK\r\n").await;

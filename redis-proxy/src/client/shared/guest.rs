@@ -12,6 +12,7 @@ use super::ready::Signal;
 use crate::client::Permit;
 use crate::client::inspect::{Verdict, inspect, names_set_repl};
 use crate::client::peers::Peers;
+use crate::pause::Writes;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_resp::request::{RequestEvent, RequestHead, RequestScanner};
@@ -75,8 +76,8 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// The next of what it has sent.
-    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers) -> Taken {
+    /// The next of what it has sent. What is `held` does not share a connection.
+    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers, held: Option<&Writes>) -> Taken {
         if !matches!(self.then, Then::Stays) {
             return Taken::Stopped;
         }
@@ -90,8 +91,9 @@ impl Guest {
             }
         };
         let fit = plain.fit(&head);
+        let is_held = held.is_some_and(|writes| writes.may_write(&head));
         // An inline command could be read in two ways; of a large one only a part is there.
-        if fit == Fit::Needs || !self.scanner.holds_whole_multibulk() {
+        if fit == Fit::Needs || is_held || !self.scanner.holds_whole_multibulk() {
             self.then = Then::Moves(head);
             return Taken::Stopped;
         }

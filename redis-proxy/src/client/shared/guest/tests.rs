@@ -55,7 +55,7 @@ fn taken(input: &[u8], cut: usize) -> (Vec<(Bytes, bool)>, Then) {
     let (mut guest, plain, mut out) = (guest(), plain(), Vec::new());
     for piece in input.chunks(cut) {
         guest.input.extend_from_slice(piece);
-        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(, None)) {
+        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(), None) {
             out.push((bytes, instead.is_some()));
         }
     }

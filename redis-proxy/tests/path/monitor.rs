@@ -52,6 +52,7 @@ async fn monitor_shows_what_clients_do_and_nothing_of_the_proxys_own() {
             "\"WAIT\" \"1\" \"0\"".to_owned(),
             "\"CLIENT\" \"SETNAME\" \"me\"".to_owned(),
             "\"GET\" \"k\"".to_owned(),
+            "\"QUIT\"".to_owned(),
         ] {
             assert_eq!(shown(&mut watching).await, want);
         }

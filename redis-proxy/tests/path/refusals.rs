@@ -1,6 +1,6 @@
 //! What the client path refuses, and how: over a real server, which answers as it would by itself.
 
-use crate::lab::{A_WHILE, Lab, Plan, SOON};
+use crate::lab::{A_WHILE, Lab, Plan};
 
 #[tokio::test]
 async fn refusals_come_in_their_place_in_a_pipeline() {

@@ -49,7 +49,7 @@ async fn a_pause_of_writes_keeps_what_may_write_until_it_is_ended() {
     one.expect("+OK\r\n$1\r\nv\r\n").await;
     one.expect_silence().await;
     other
-        .send("GET k\r\nEXISTS k\r\nEVAL_RO return(1) 0\r\nWATCH k\r\nSCRIPT EXISTS x\r\n")
+        .send("GET k\r\nEXISTS k\r\nEVAL_RO return(1) 0\r\nWATCH other\r\nSCRIPT EXISTS x\r\n")
         .await;
     other.expect("$1\r\nv\r\n:1\r\n:1\r\n+OK\r\n*1\r\n:0\r\n").await;
     let mut waiting = Vec::new();

@@ -4,7 +4,7 @@
 //! refused, however the client's bytes were cut, and nothing else may be there than what was let pass.
 
 use crate::client::inspect::{Verdict, inspect, names_set_repl};
-use crate::client::peers::Peers;
+use crate::client::peers::{Member, Peers};
 use crate::client::requests::{Offence, Requests};
 use crate::client::wait::Wait;
 use crate::pause::Asked;
@@ -65,7 +65,7 @@ struct Got {
 }
 
 fn passed(bytes: &[u8], cuts: [u8; CUT_BYTES]) -> Got {
-    let member = Peers::default().join(7, "127.0.0.1:7".to_owned());
+    let (_, member) = clients();
     let mut requests = Requests::new(member, PREFIX.into());
     let (mut input, mut got) = (BytesMut::new(), Got::default());
     let mut lengths = cuts.iter().cycle().map(|n| usize::from(*n).pow(2) + 1);
@@ -88,6 +88,13 @@ fn passed(bytes: &[u8], cuts: [u8; CUT_BYTES]) -> Got {
         assert!(input.len() <= REQUEST_HOLD_BYTES_MAX || got.offence.is_some());
     }
     got
+}
+
+/// One client.
+fn clients() -> (Peers, Member) {
+    let peers = Peers::default();
+    let member = peers.join(7, "127.0.0.1:7".to_owned());
+    (peers, member)
 }
 
 /// A command as a server reads it.
@@ -123,7 +130,8 @@ fn read(bytes: &[u8]) -> (Vec<Command>, Option<RequestHead>) {
 }
 
 fn judged(head: &RequestHead) -> Verdict {
-    inspect(head, &Peers::default())
+    let (peers, _member) = clients();
+    inspect(head, &peers)
 }
 
 /// What stands in the place of each whole command that a client sent.
@@ -194,6 +202,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::path::Path;
 
     /// Set to write the corpus anew.
@@ -212,6 +221,28 @@ mod tests {
             }
             let kept = std::fs::read(&path).unwrap_or_default();
             assert!(kept == seed, "{}: run this test with {WRITE}=1", path.display());
+        }
+    }
+
+    proptest! {
+        /// A little of what the fuzzer does, at every run.
+        #[test]
+        fn what_is_near_to_a_seed_passes(
+            seed in 0..seeds().len(),
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3usize), 0..8),
+        ) {
+            let mut bytes = seeds().swap_remove(seed);
+            for (at, byte, how) in edits {
+                let at = at.index(bytes.len());
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    _ => {
+                        bytes.truncate(at.max(CUT_BYTES));
+                    }
+                }
+            }
+            pass(&bytes);
         }
     }
 }

@@ -9,8 +9,9 @@ use bytes::BytesMut;
 use redoubt_resp::reply::FrameEnd;
 use std::collections::VecDeque;
 
-/// How the end of an own command is shown.
+/// How the end of an own command is shown, if it is one of these.
 const OWN_END: &[u8] = b" \"redoubt\"";
+const OWN_BEGINS: [&[u8]; 2] = [b"\"INFO\" ", b"\"PING\" "];
 /// What follows some of those, and can't carry the word.
 const FOLLOWERS: [(&[u8], Followers); 3] = [
     // A connection that is proven, and capture's.
@@ -109,7 +110,7 @@ impl Monitor {
             .filter(|(next, _)| **next == command);
         if let Some((_, more)) = next {
             self.expect(from, more);
-        } else if command.ends_with(OWN_END) {
+        } else if is_own(command) {
             let found = FOLLOWERS.iter().find(|(first, _)| *first == command);
             self.expect(from, found.map_or(&[], |(_, followers)| followers));
         } else if let Some(at) = find(command, super::wait::SHOWN_BEFORE) {
@@ -128,6 +129,11 @@ impl Monitor {
 fn find(text: &[u8], beginnings: [&str; 2]) -> Option<usize> {
     let found = beginnings.iter().find(|b| text.starts_with(b.as_bytes()));
     found.map(|b| b.len())
+}
+
+/// Whether the command ends with the proxy's word, and is one that the proxy sends.
+fn is_own(command: &[u8]) -> bool {
+    command.ends_with(OWN_END) && OWN_BEGINS.iter().any(|begin| command.starts_with(begin))
 }
 
 /// Where a line comes from, and its command: `+1700000000.123456 [0 127.0.0.1:5000] "PING"`.

@@ -35,6 +35,7 @@ fn the_proxys_own_lines_are_left_out_and_nothing_else() {
         line(A, "\"INFO\" \"replication\""),
         line(A, "\"SET\" \"k\" \"+1 [0 x] \\\"INFO\\\" \\\"redoubt\\\"\""),
         line(A, "\"ECHO\" \"redoubt-not\""),
+        line(A, "\"SET\" \"name\" \"redoubt\""),
         line("lua", "\"INFO\""),
         format!("$4\r\n+1 [\r\n{}", line(B, "\"COMMAND\"")),
         line(A, &format!("\"SET\" \"k\" \"{}\"", "v".repeat(2000))),

@@ -9,7 +9,7 @@ NIGHTLY_CASES ?= 100000
 FUZZ_SECONDS ?= 60
 # How many random commands `make compare` sends.
 COMPARE_COMMANDS ?= 1000000
-FUZZ_TARGETS := record values directory
+FUZZ_TARGETS := record values directory request pass reply stream psync
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the client libraries are that tests run against the proxy.
 CLIENTS := $(TARGET)/clients
@@ -26,7 +26,7 @@ help:
 	@echo 'make test   run every test, over real processes'
 	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
-	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
+	@echo 'make fuzz   feed everything that reads bytes of a disk or a connection with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make clients  install the client libraries that tests run against the proxy'
 	@echo 'make compare  $(COMPARE_COMMANDS) random commands to a plain Redis and through the proxy (COMPARE_COMMANDS=N, COMPARE_SEED=S)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'

@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 60
 COMPARE_COMMANDS ?= 1000000
 # How many reads each half of `make hunt` sees answered.
 HUNT_READS ?= 10000000
-FUZZ_TARGETS := record values directory
+FUZZ_TARGETS := record values directory request pass reply stream psync
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the client libraries are that tests run against the proxy.
 CLIENTS := $(TARGET)/clients
@@ -28,7 +28,7 @@ help:
 	@echo 'make test   run every test, over real processes'
 	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
-	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
+	@echo 'make fuzz   feed everything that reads bytes of a disk or a connection with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make clients  install the client libraries that tests run against the proxy'
 	@echo 'make compare  $(COMPARE_COMMANDS) random commands to a plain Redis and through the proxy (COMPARE_COMMANDS=N, COMPARE_SEED=S)'
 	@echo 'make hunt   $(HUNT_READS) reads while everything is killed and stopped; none may see what is lost (HUNT_READS=N, HUNT_SEED=S)'

@@ -6,6 +6,7 @@
 
 use crate::client::peers::Peers;
 use crate::hold::{CleanReads, Hold};
+use crate::pause::Pause;
 use crate::pressure::Pressure;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
@@ -59,6 +60,8 @@ pub struct Session {
     pub clean: CleanReads,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
+    /// What its clients have paused.
+    pub pause: Pause,
     /// Whom it serves.
     pub peers: Peers,
     ended: watch::Sender<Option<EndReason>>,
@@ -83,6 +86,7 @@ impl Session {
             pressure: Pressure::new(uncommitted_max, hold.committed()),
             clean: CleanReads::new(hold.committed()),
             hold,
+            pause: Pause::default(),
             peers: Peers::default(),
             ended: watch::Sender::new(None),
         }

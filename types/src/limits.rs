@@ -30,10 +30,11 @@ pub const RESP_DEPTH_MAX: usize = 32;
 /// Depth of nested aggregates at most in an answer that is passed on. Deeper than any script's: those end at Lua's stack limit,
 /// at 7,995 on Redis 7.0. A level costs 16 bytes while it is open.
 pub const REPLY_DEPTH_MAX: usize = 10_000;
-/// Elements of one aggregate at most, as in Redis (`1024*1024*1024` there; fewer here bounds memory).
-pub const RESP_ELEMENTS_MAX: u64 = 1024 * 1024;
-/// Length of one bulk string at most, bytes: Redis' default `proto-max-bulk-len`.
-pub const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Arguments of one command at most, as servers have it. Nothing is kept of each.
+pub const RESP_ELEMENTS_MAX: u64 = i32::MAX as u64;
+/// Length of one argument of a command at most, bytes. A server's own limit is less by default (`proto-max-bulk-len`, 512 MB),
+/// may be set to more, and is the server's to tell: what it takes must be readable in its stream.
+pub const BULK_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Length of one inline command or header line at most, bytes, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -48,7 +49,7 @@ pub const REQUEST_HEAD_ARG_BYTES_MAX: usize = 1024;
 pub const REPLY_ELEMENTS_MAX: u64 = i32::MAX as u64;
 /// Length of one bulk string in a server's answer at most, bytes: above [`BULK_BYTES_MAX`], since a DUMP is
 /// longer than the values in it.
-pub const REPLY_BULK_BYTES_MAX: u64 = 64 * BULK_BYTES_MAX;
+pub const REPLY_BULK_BYTES_MAX: u64 = 4 * BULK_BYTES_MAX;
 /// Bytes of one request in a replica's handshake at most.
 pub const HANDSHAKE_REQUEST_BYTES_MAX: usize = 16 * 1024;
 
@@ -136,6 +137,9 @@ pub const CLIENT_HELD_PIECES_MAX: usize = 1024;
 /// Batches of replies with a fence point that wait for their commit, at which the newest are taken together:
 /// a long outage of the journal must not make the hold grow, however many clients come and go.
 pub const HOLD_BATCHES_MAX: usize = 4096;
+/// How long a client's requests behind a `CLIENT PAUSE` wait for its answer, without which nothing is paused. Longer than any
+/// answer takes; none comes to who wants no answers, or may not pause.
+pub const PAUSE_ANSWER_MAX: Duration = Duration::from_millis(200);
 /// Rounds of reads and writes that one client gets before others have their turn: with the reads above, about
 /// a millisecond.
 pub const CLIENT_ROUNDS_MAX: usize = 8;
@@ -148,9 +152,6 @@ pub const CLIENT_READ_BYTES_MAX: usize = 128 * 1024;
 /// How long a client that is told of its error may take to read it before the connection is closed: closing
 /// with unread input would reset the connection, and the text be lost.
 pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
-/// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
-/// for the next one: unpaced, that is a busy loop.
-pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of commands that clients who share a connection send at once, at which the rest of them waits for the next
 /// flight.
 pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;

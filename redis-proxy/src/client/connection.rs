@@ -13,6 +13,7 @@ use super::requests::{Offence, Requests};
 use super::shared::Names;
 use super::ties::PLAIN_STREAK;
 use super::turn::Turn;
+use crate::pause::{self, Kind};
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
 use redoubt_env::net::Conn;
@@ -20,7 +21,7 @@ use redoubt_env::{Env, planted};
 use redoubt_types::BootTime;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
-    CLIENT_ROUNDS_MAX, MONITOR_READ_EVERY,
+    CLIENT_ROUNDS_MAX, PAUSE_ANSWER_MAX,
 };
 use std::future::{Future, poll_fn};
 use std::io;
@@ -82,13 +83,13 @@ pub(super) struct Connection {
     upstream_readable: bool,
     /// What the client is told when the server has closed.
     last_line: Option<String>,
-    /// In MONITOR: when the server connection may be read again, once that is awaited.
-    pace: Pace,
     turn: Turn,
+    paused: pause::Watcher,
     /// Since when requests wait for that.
     waits_since: Option<BootTime>,
     deadline: Option<Waiting<()>>,
-    /// Until when a WAIT for more replicas than there are keeps the client's next requests.
+    /// Until when a WAIT for more replicas than there are keeps the client's next requests, or a CLIENT PAUSE that is not
+    /// answered.
     pause: Option<Waiting<()>>,
 }
 
@@ -108,14 +109,6 @@ enum UpstreamWrite {
     /// To be closed when everything is written.
     Closing,
     Closed,
-}
-
-enum Pace {
-    /// Read whenever there is something.
-    Free,
-    /// In MONITOR, not read since the last pause.
-    Ready,
-    Paused(Waiting<()>),
 }
 
 /// How much to read at once: doubled while reads fill what they are given, halved when they come far short.
@@ -144,6 +137,7 @@ impl Connection {
     ) -> Self {
         Connection {
             turn: Turn::new(Arc::clone(&session)),
+            paused: pause::Watcher::new(Arc::clone(&session), env.clone()),
             waits_since: None,
             env,
             session,
@@ -160,7 +154,6 @@ impl Connection {
             upstream_write_side: UpstreamWrite::Open,
             upstream_readable: true,
             last_line: None,
-            pace: Pace::Free,
             deadline: None,
             pause: None,
         }
@@ -263,7 +256,7 @@ impl Connection {
     /// Reads the server and holds what came.
     fn read_upstream(&mut self, cx: &mut Context<'_>) -> Step {
         let room = self.replies.has_room() || planted::on("hold_without_bound");
-        if !self.upstream_readable || !room || !self.pace_allows(cx) {
+        if !self.upstream_readable || !room {
             return Step::Idle;
         }
         let tail = self.replies.tail(self.upstream_read.0);
@@ -271,12 +264,15 @@ impl Connection {
         match read {
             Poll::Ready(Ok(n)) if n > 0 => {
                 self.upstream_read.learn(n);
-                if !matches!(self.pace, Pace::Free) {
-                    let env = self.env.clone();
-                    self.pace = Pace::Paused(Box::pin(async move { env.sleep(MONITOR_READ_EVERY).await }));
-                }
-                match self.replies.received(n, self.env.now()) {
-                    Ok(()) => Step::Progress,
+                let now = self.env.now();
+                match self.replies.received(n, now) {
+                    Ok(()) => {
+                        for asked in self.replies.take_asked() {
+                            self.session.pause.ask(asked, now);
+                            self.pause = None;
+                        }
+                        Step::Progress
+                    }
                     Err(_) => Step::Close(Ended::Dropped("the server's answers can't be read")),
                 }
             }
@@ -291,17 +287,6 @@ impl Connection {
             }
             Poll::Pending => Step::Idle,
         }
-    }
-
-    /// Whether the server connection may be read now: always, but in MONITOR.
-    fn pace_allows(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Pace::Paused(pause) = &mut self.pace {
-            if pause.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            self.pace = Pace::Ready;
-        }
-        true
     }
 
     /// Writes what the server is to get, and its end.
@@ -359,12 +344,26 @@ impl Connection {
             }
             self.pause = None;
         }
-        if self.turn.poll(cx).is_pending() {
+        // A request that a client has paused may wait for any time.
+        let paused = self.paused.poll(cx);
+        if paused == Some(Kind::All) {
+            self.waits_since = None;
             return self.read_ahead(cx);
         }
+        if self.turn.poll(cx).is_pending() {
+            let step = self.read_ahead(cx);
+            if !self.input.is_empty() || self.requests.has_pending() {
+                self.waits_since.get_or_insert_with(|| self.env.now());
+            }
+            return step;
+        }
         self.waits_since = None;
+        self.requests.hold_writes(self.paused.held_writes(paused));
         if self.pass_requests() {
             return Step::Progress;
+        }
+        if self.requests.is_stalled() {
+            return self.read_ahead(cx);
         }
         self.input.reserve(self.client_read.0);
         match poll_read(&mut self.client, &mut self.input, cx) {
@@ -385,20 +384,16 @@ impl Connection {
     /// Reads a little that is not passed on yet: a request that waits for its turn counts for the deadline as a
     /// reply does. Whoever sent it may be gone long since, and nothing of it has been executed.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
-        let mut step = Step::Idle;
         if self.input.len() < CLIENT_READ_BYTES_MIN {
             self.input.reserve(CLIENT_READ_BYTES_MIN);
             match poll_read(&mut self.client, &mut self.input, cx) {
-                Poll::Ready(Ok(n)) if n > 0 => step = Step::Progress,
+                Poll::Ready(Ok(n)) if n > 0 => return Step::Progress,
                 // It is read again when what came before it was passed on.
                 Poll::Ready(Ok(_)) | Poll::Pending => {}
                 Poll::Ready(Err(_)) => return Step::Close(Ended::Dropped("the client is gone")),
             }
         }
-        if (!self.input.is_empty() || self.requests.has_pending()) && self.waits_since.is_none() {
-            self.waits_since = Some(self.env.now());
-        }
-        step
+        Step::Idle
     }
 
     /// Moves what can be decided from input to outbound; whether that was anything.
@@ -416,8 +411,13 @@ impl Connection {
             .pass(&mut self.input, &mut self.outbound, CLIENT_OUTBOUND_BYTES_MAX);
         self.session.pressure.passed(self.outbound.len() - before.1);
         self.replies.expect_markers(passed.markers);
-        if passed.monitor && matches!(self.pace, Pace::Free) {
-            self.pace = Pace::Ready;
+        if passed.monitor {
+            self.replies.expect_monitor();
+        }
+        if passed.asked {
+            let env = self.env.clone();
+            self.pause = Some(Box::pin(async move { env.sleep(PAUSE_ANSWER_MAX).await }));
+            return true;
         }
         if let Some(asked) = passed.pause {
             let (env, pause) = (self.env.clone(), asked.min(self.release_deadline));

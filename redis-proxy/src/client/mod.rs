@@ -7,10 +7,11 @@
 //! Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
 //! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands
 //! (`wait` and `peers` for it),
-//! [`requests`] passes them on, [`replies`] holds what comes back, and `connection` moves the bytes.
+//! [`requests`] passes them on, [`replies`] holds what comes back (`monitor` leaves out the proxy's own of it), and `connection` moves the bytes.
 
 mod connection;
 pub mod inspect;
+pub mod monitor;
 pub mod peers;
 mod protocol;
 pub mod replies;

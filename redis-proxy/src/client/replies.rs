@@ -5,7 +5,9 @@
 //! has become the refusal's text. Must not know a socket or a clock.
 
 use super::inspect::RefusalCode;
+use super::monitor::Monitor;
 use crate::hold::{Ticket, Waiter};
+use crate::pause::Asked;
 use bytes::{Buf, Bytes, BytesMut};
 use redoubt_resp::reply::{FrameEnd, ReplyError, ReplyRewriter};
 use redoubt_types::BootTime;
@@ -35,6 +37,10 @@ pub struct Replies {
     waiter: Waiter,
     /// Whole answers that were received, pushes apart.
     answers: u64,
+    /// Pauses that the client may ask for, by the server's answers.
+    asked: Vec<Asked>,
+    /// Once the client has asked for MONITOR.
+    monitor: Option<Monitor>,
     /// Bytes of the answer that is coming in.
     begun: usize,
     /// Those answers of which the last was a large one.
@@ -52,6 +58,8 @@ impl Replies {
             held: VecDeque::new(),
             waiter,
             answers: 0,
+            asked: Vec::new(),
+            monitor: None,
             begun: 0,
             until_large: 0,
         }
@@ -85,6 +93,17 @@ impl Replies {
         self.markers += n;
     }
 
+    /// Pauses that the client has asked for, and may, since this was last called.
+    pub fn take_asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// MONITOR was sent: from now on the proxy's own commands are left out of what comes.
+    pub fn expect_monitor(&mut self) {
+        let at_boundary = self.rewriter.at_boundary();
+        self.monitor.get_or_insert_with(|| Monitor::new(at_boundary));
+    }
+
     /// Whether the server connection may be read.
     pub fn has_room(&self) -> bool {
         self.bytes.len() < CLIENT_HELD_BYTES_MAX && self.held.len() < CLIENT_HELD_PIECES_MAX
@@ -103,38 +122,48 @@ impl Replies {
     pub fn received(&mut self, n: usize, now: BootTime) -> Result<(), ReplyError> {
         let start = self.bytes.len() - n;
         let (answers, until_large) = (&mut self.answers, &mut self.until_large);
-        let (mut begun, mut counted) = (self.begun, 0);
+        let (mut begun, mut counted, mut frames) = (self.begun, 0, Vec::new());
+        let is_monitor = self.monitor.is_some();
         let mut count = |frame: FrameEnd| {
             *answers += u64::from(!frame.is_push());
             if begun + frame.end - counted > GUEST_ANSWER_BYTES_MAX {
                 *until_large = *answers;
             }
             (begun, counted) = (0, frame.end);
+            if is_monitor {
+                frames.push(frame);
+            }
         };
         let mut len = n;
         if self.markers == 0 && !self.rewriter.is_holding() {
             self.rewriter.pass(&self.bytes[start..], &mut count)?;
         } else {
             let raw = self.bytes.split_off(start);
-            let markers = &mut self.markers;
-            let refusal = |code: &[u8]| {
-                let code = std::str::from_utf8(code)
-                    .ok()?
-                    .parse()
-                    .ok()
-                    .and_then(RefusalCode::new)?;
+            let (markers, pauses) = (&mut self.markers, &mut self.asked);
+            let instead = |code: &[u8]| {
+                let code = std::str::from_utf8(code).ok()?;
+                let line = if let Some(asked) = Asked::of_code(code) {
+                    pauses.push(asked);
+                    Bytes::from_static(b"+OK")
+                } else {
+                    format!("-{}", RefusalCode::new(code.parse().ok()?)?.text()).into()
+                };
                 *markers = markers.saturating_sub(1);
-                Some(Bytes::from(format!("-{}", code.text())))
+                Some(line)
             };
             // Ends are told within all of `bytes` here.
             let count = |frame: FrameEnd| {
                 count(FrameEnd {
                     end: frame.end - start,
-                    kind: frame.kind,
+                    ..frame
                 });
             };
-            self.rewriter.rewrite(&raw, &mut self.bytes, refusal, count)?;
+            self.rewriter.rewrite(&raw, &mut self.bytes, instead, count)?;
             len = self.bytes.len() - start;
+        }
+        if let Some(monitor) = &mut self.monitor {
+            let all = self.bytes.split_off(start);
+            monitor.show(&all, &frames, &mut self.bytes);
         }
         self.begun = begun + len - counted;
         self.hold(self.bytes.len() - start, now);

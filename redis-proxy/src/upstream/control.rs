@@ -66,7 +66,8 @@ impl Control {
             .ok_or_else(|| io::Error::other("a command got no answer"))
     }
 
-    /// Sends some commands at once and waits for the answers to all of them.
+    /// Sends some commands at once and waits for the answers to all of them. There are fewer, the last an error, when the
+    /// server closed the connection with that: so it turns away whom it does not take.
     ///
     /// # Errors
     /// As [`Control::call`].
@@ -114,7 +115,13 @@ impl Control {
         self.conn.write_all(&output).await?;
         let mut answers = Vec::with_capacity(commands.len());
         while self.unanswered > 0 {
-            answers.push(self.answer().await?);
+            match self.answer().await {
+                Ok(answer) => answers.push(answer),
+                Err(_) if answers.last().is_some_and(|a: &Value| a.as_error().is_some()) => {
+                    return Ok(answers);
+                }
+                Err(error) => return Err(error),
+            }
             self.unanswered -= 1;
         }
         Ok(answers)

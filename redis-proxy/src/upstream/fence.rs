@@ -10,7 +10,7 @@
 //! One fence is outstanding at a time, and the next batch fills meanwhile: the more clients there are, the
 //! more replies share one.
 
-use super::{Control, ProveError, prove};
+use super::{Control, OWN, ProveError, prove};
 use crate::hold::BatchId;
 use crate::session::{EndReason, Session};
 use redoubt_env::{Env, planted};
@@ -21,6 +21,9 @@ use redoubt_types::{BootTime, Offset};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What is asked.
+pub(crate) const FENCE: &[&[u8]] = &[b"INFO", b"replication", OWN];
 
 /// What an answer means for the batch that waits for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -143,7 +146,7 @@ impl Fencer<'_> {
                 Err(ProveError::Unavailable(error)) => return not_reached(&error),
             },
         };
-        match control.call(&[b"INFO", b"replication"], FENCE_ANSWER_MAX).await {
+        match control.call(FENCE, FENCE_ANSWER_MAX).await {
             Ok(answer) => {
                 self.link = Some(control);
                 meaning_of(self.session, &answer)

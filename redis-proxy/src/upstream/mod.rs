@@ -10,3 +10,7 @@ mod prove;
 
 pub use control::Control;
 pub use prove::{ProveError, Proven, prove};
+
+/// The last argument of commands that the proxy sends for itself: the server does not mind it, and a client's MONITOR leaves
+/// them out by it.
+pub const OWN: &[u8] = b"redoubt";

@@ -17,6 +17,7 @@
 
 use crate::hold::{FenceWentBack, Horizon, ReadKeys};
 use crate::pressure::Mark;
+use crate::upstream::fence::FENCE;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::planted;
 use redoubt_resp::info::{FenceAnswer, fence_of};
@@ -153,8 +154,8 @@ impl Flights {
     /// commands asks again for those before it.
     pub(super) fn seal(&mut self, asked: Mark, output: &mut BytesMut) -> FlightId {
         let id = self.open();
-        encode_command(&[b"ECHO", id.0.to_string().as_bytes()], output);
-        encode_command(&[b"INFO", b"replication"], output);
+        encode_command(&[b"ECHO", number_of(id).as_bytes()], output);
+        encode_command(FENCE, output);
         self.expected.push_back(Expected::Number(id));
         self.expected.push_back(Expected::Fence(id, asked));
         self.flights.push_back(Flight {
@@ -235,7 +236,7 @@ impl Flights {
                         self.expected.pop_front();
                         if value.as_error().is_some() {
                             self.refused = Some(value);
-                        } else if value.as_bytes() != Some(id.0.to_string().as_bytes())
+                        } else if value.as_bytes() != Some(number_of(id).as_bytes())
                             && !planted::on("out_of_step_goes_on")
                         {
                             return Err(OutOfStep::NoFence);
@@ -380,6 +381,11 @@ impl Flights {
         self.fences_out = 0;
         self.landed = self.open();
     }
+}
+
+/// What `ECHO` says of a flight. It ends with the word by which MONITOR leaves it out.
+fn number_of(id: FlightId) -> String {
+    format!("{} redoubt", id.0)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::client::inspect::{Verdict, inspect, names_set_repl};
 use crate::client::peers::Peers;
 use crate::hold::ReadKeys;
 use crate::hold::keyed::Keyed;
+use crate::pause::Writes;
 use bytes::{Bytes, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
@@ -22,8 +23,9 @@ use redoubt_types::BootTime;
 use redoubt_types::limits::CARRIED_BYTES_MAX;
 use std::sync::Arc;
 
-/// What goes to the server in the place of a command that the proxy answers: it has one answer, whose place is taken.
-const STAND_IN: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// What goes to the server in the place of a command that the proxy answers: it has one answer, whose place is taken,
+/// and MONITOR does not show it.
+const STAND_IN: &[u8] = b"*2\r\n$4\r\nPING\r\n$7\r\nredoubt\r\n";
 
 /// What becomes of a client when it has had all its answers.
 #[derive(Debug)]
@@ -86,8 +88,14 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// The next of what it has sent. What it reads is told if `keyed` knows.
-    pub(super) fn take(&mut self, plain: &Plain, peers: &Peers, keyed: Option<&Keyed>) -> Taken {
+    /// The next of what it has sent. What it reads is told if `keyed` knows; what is `held` does not share a connection.
+    pub(super) fn take(
+        &mut self,
+        plain: &Plain,
+        peers: &Peers,
+        keyed: Option<&Keyed>,
+        held: Option<&Writes>,
+    ) -> Taken {
         if !matches!(self.then, Then::Stays) {
             return Taken::Stopped;
         }
@@ -99,7 +107,10 @@ impl Guest {
                 return stand_in(format!("-ERR {error}\r\n"));
             }
         };
-        let fit = self.fit(plain, &head);
+        let fit = match held {
+            Some(writes) if writes.may_write(&head) => Fit::Needs,
+            _ => self.fit(plain, &head),
+        };
         if fit == Fit::Needs {
             self.then = Then::Moves(Some(head));
             return Taken::Stopped;

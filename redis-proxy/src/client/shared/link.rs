@@ -4,7 +4,7 @@ use super::plain::Plain;
 use crate::client::protocol::{Protocol, version_of};
 use crate::hold::keyed::Keyed;
 use crate::session::Session;
-use crate::upstream::{ProveError, prove};
+use crate::upstream::{OWN, ProveError, prove};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_types::limits::{PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE};
@@ -101,6 +101,7 @@ impl Link {
 async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
     let questions: &[&[&[u8]]] = &[
+        &[b"PING", OWN],
         &[b"COMMAND"],
         // What it carries is of many clients: not to be closed for what it takes of memory.
         &[b"CLIENT", b"NO-EVICT", b"on"],
@@ -108,8 +109,8 @@ async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Ma
         &[b"CLIENT", b"SETNAME", NAME],
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
-    let plain = answers.first().map(Plain::of).unwrap_or_default();
-    let keyed = answers.first().map(Keyed::of).unwrap_or_default();
+    let plain = answers.get(1).map(Plain::of).unwrap_or_default();
+    let keyed = answers.get(1).map(Keyed::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
     }

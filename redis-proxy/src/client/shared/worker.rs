@@ -24,6 +24,7 @@ use crate::client::protocol::Protocol;
 use crate::client::turn::Turn;
 use crate::client::{Arrival, Common};
 use crate::hold::Horizon;
+use crate::pause::{self, Writes};
 use crate::session::Session;
 use crate::upstream::Proven;
 use crate::upstream::fence::Patience;
@@ -82,6 +83,9 @@ pub(in crate::client) struct Worker {
     /// When a fence is to be asked for again.
     again: Option<Waiting<()>>,
     turn: Turn,
+    paused: pause::Watcher,
+    /// Commands that are not to be sent now: a client with one of them gets a connection of its own to wait at.
+    held_writes: Option<Arc<Writes>>,
     /// When it is a stall that nothing can be sent, and what had landed when that was asked for.
     stall: Option<Waiting<()>>,
     stall_landed: Option<FlightId>,
@@ -113,6 +117,8 @@ impl Worker {
         Worker {
             link: Link::Unasked,
             turn: Turn::new(Arc::clone(&session)),
+            paused: pause::Watcher::new(Arc::clone(&session), common.env.clone()),
+            held_writes: None,
             patience: Patience::new(common.options.fence_failing_max),
             horizon_changed: changed(horizon.clone()),
             horizon,

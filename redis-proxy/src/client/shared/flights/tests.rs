@@ -36,7 +36,7 @@ fn seal(flights: &mut Flights) -> FlightId {
 
 /// What a server sends at the end of flight `n`.
 fn fence(n: u64) -> Vec<u8> {
-    let number = n.to_string();
+    let number = format!("{n} redoubt");
     [format!("${}\r\n{number}\r\n", number.len()).as_bytes(), &FENCE].concat()
 }
 

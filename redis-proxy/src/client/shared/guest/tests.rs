@@ -70,7 +70,7 @@ fn taken_after_looks(input: &[u8], cut: usize, looks: bool) -> (Vec<(Bytes, bool
         if looks {
             guest.look(&plain);
         }
-        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(), None) {
+        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(), None, None) {
             out.push((bytes, instead.is_some()));
         }
     }
@@ -153,7 +153,7 @@ fn a_look_is_enough_to_know_that_a_client_moves() {
     guest.look(&plain);
     assert!(matches!(guest.then, Then::Stays), "a plain command is before it");
     assert!(matches!(
-        guest.take(&plain, &Peers::default(), None),
+        guest.take(&plain, &Peers::default(), None, None),
         Taken::Command(..)
     ));
     guest.look(&plain);
@@ -188,7 +188,7 @@ fn who_gets_large_answers_moves_once_none_is_held_and_takes_the_rest_along() {
     guest.receive(piece(first, b"x", true));
     assert!(matches!(guest.then, Then::Moves(None)));
     assert!(matches!(
-        guest.take(&plain(), &Peers::default(), None),
+        guest.take(&plain(), &Peers::default(), None, None),
         Taken::Stopped
     ));
     guest.outbox.released(up_to(end), |_| false);

@@ -6,6 +6,7 @@
 use super::super::flights::Slot;
 use super::super::guest::{Guest, Taken, Then};
 use super::{Waiting, Worker};
+use crate::pause::Kind;
 use bytes::Buf;
 use redoubt_types::limits::{
     CLIENT_READ_BYTES_MIN, FLIGHT_BYTES_MAX, FLIGHTS_IN_THE_AIR_MAX, SHARED_FENCE_EVERY, STALL_AFTER,
@@ -20,9 +21,13 @@ impl Worker {
     /// Reads those that may be read, and sends what they say as one flight.
     pub(super) fn fly(&mut self, cx: &mut Context<'_>) -> bool {
         let turn = self.turn.poll(cx).is_ready();
+        let paused = self.paused.poll(cx);
+        self.held_writes = self.paused.held_writes(paused);
         let free = self.outbound.is_empty() && self.flights.in_the_air() < FLIGHTS_IN_THE_AIR_MAX;
         let mut progress = false;
-        if turn && free && self.link.takes_more() {
+        if paused == Some(Kind::All) {
+            self.wait_for_pause(cx);
+        } else if turn && free && self.link.takes_more() {
             (self.stalled, self.stall_landed) = (false, None);
             while self.outbound.len() < FLIGHT_BYTES_MAX
                 && let Some(slot) = self.deferred.pop_front()
@@ -41,6 +46,18 @@ impl Worker {
             progress |= self.look_ahead(cx);
         }
         progress | self.write_link(cx)
+    }
+
+    /// Nobody is read while clients have paused each other: what they say may wait for any time.
+    fn wait_for_pause(&mut self, cx: &mut Context<'_>) {
+        for slot in &self.deferred {
+            if let Some(guest) = self.guests.get_mut(slot.key).filter(|g| g.slot == *slot) {
+                guest.waits_since = None;
+            }
+        }
+        if self.flights.in_the_air() == 0 && self.link.takes_more() {
+            self.keep_link(cx);
+        }
     }
 
     /// Ends a flight, or asks again for the fence of one that has landed.
@@ -119,7 +136,12 @@ impl Worker {
             if self.outbound.len() >= FLIGHT_BYTES_MAX {
                 return self.defer(slot);
             }
-            match guest.take(&self.plain, &self.session.peers, keyed) {
+            match guest.take(
+                &self.plain,
+                &self.session.peers,
+                keyed,
+                self.held_writes.as_deref(),
+            ) {
                 Taken::Command(bytes, instead) => {
                     self.outbound.extend_from_slice(&bytes);
                     guest.unanswered += 1;

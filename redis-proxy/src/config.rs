@@ -70,6 +70,10 @@ pub struct Config {
     /// if no uncommitted effect can have touched its keys. Without it every read waits as a write does.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub clean_reads: bool,
+
+    /// Connections at most that clients who share one may have of their own; told by the limit of open files.
+    #[arg(skip = usize::MAX)]
+    pub own_max: usize,
 }
 
 fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {
@@ -96,13 +100,28 @@ impl Config {
     /// How many of `clients_max` clients a process can serve that may open so many files (`None`: any number). One that can't be
     /// served is told so at once; without this it would wait for a connection to the server up to the deadline.
     pub fn clients_that_fit(&self, files: Option<u64>) -> usize {
-        // Of those who share, the few that need a connection of their own have to find room.
-        let each = if self.shared_upstream { 1 } else { 2 };
         let Some(files) = files else {
             return self.clients_max;
         };
-        let fit = files.saturating_sub(OTHER_OPEN_FILES) / each;
+        let files = files.saturating_sub(OTHER_OPEN_FILES);
+        // Of those who share, half may need a connection of their own at a time.
+        let fit = if self.shared_upstream {
+            files / 3 * 2
+        } else {
+            files / 2
+        };
         self.clients_max.min(usize::try_from(fit).unwrap_or(usize::MAX))
+    }
+
+    /// How many connections of their own clients who share may have when the process may open so many files: none may take what
+    /// the journal, the capture and the fences need.
+    pub fn own_that_fit(&self, files: Option<u64>) -> usize {
+        let left = files.map(|files| {
+            files
+                .saturating_sub(OTHER_OPEN_FILES)
+                .saturating_sub(self.clients_that_fit(Some(files)) as u64)
+        });
+        left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX))
     }
 
     /// How long a reply is held before its connection is closed instead.
@@ -143,18 +162,22 @@ mod tests {
             let args = ["redoubt-proxy", "--endpoints", "a:1"].into_iter();
             Config::try_parse_from(args.chain(line.split_whitespace())).unwrap()
         };
-        let own = config("--clients-max 1000");
-        let shared = config("--clients-max 1000 --shared-upstream true");
+        let own = config("--clients-max 1000 --shared-upstream false");
+        let shared = config("--clients-max 1000");
         for (files, of_own, of_shared) in [
             (None, 1000, 1000),
             (Some(2000 + OTHER_OPEN_FILES), 1000, 1000),
             (Some(1999 + OTHER_OPEN_FILES), 999, 1000),
-            (Some(1000 + OTHER_OPEN_FILES), 500, 1000),
+            (Some(1200 + OTHER_OPEN_FILES), 600, 800),
             (Some(OTHER_OPEN_FILES), 0, 0),
             (Some(1), 0, 0),
         ] {
             assert_eq!(own.clients_that_fit(files), of_own, "{files:?} files");
             assert_eq!(shared.clients_that_fit(files), of_shared, "{files:?} files");
+            if let Some(files) = files {
+                let taken = shared.own_that_fit(Some(files)) + of_shared;
+                assert!(taken <= files.saturating_sub(OTHER_OPEN_FILES) as usize, "{files}");
+            }
         }
     }
 }

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 
 /// Allows no more clients than there are files for.
 fn fit(config: &mut Config, files: Option<u64>) {
+    config.own_max = config.own_that_fit(files);
     let clients_max = config.clients_that_fit(files);
     if clients_max < config.clients_max {
         let asked = config.clients_max;

@@ -10,7 +10,7 @@ mod writes;
 pub use writes::Writes;
 
 use crate::session::Session;
-use crate::upstream::{OWN, ProveError, prove};
+use crate::upstream::{OWN, ProveError, busy_is_no_answer, prove};
 use redoubt_env::{Env, Task};
 use redoubt_resp::request::RequestHead;
 use redoubt_types::BootTime;
@@ -177,6 +177,7 @@ async fn ask(session: &Session, env: &Env) -> Result<Writes, ProveError> {
     let mut control = prove(session, env).await?.control;
     let questions: &[&[&[u8]]] = &[&[b"PING", OWN], &[b"COMMAND"]];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
+    busy_is_no_answer(&answers)?;
     Ok(answers.get(1).map(Writes::of).unwrap_or_default())
 }
 

@@ -514,3 +514,49 @@ async fn hostile_neighbours_change_nothing_for_the_others() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn who_needs_a_connection_of_its_own_when_there_may_be_no_more_is_told_so() {
+    let plan = Plan {
+        own_max: 1,
+        ..Plan::default()
+    };
+    let lab = Lab::with(plan).await;
+    lab.commit_ever();
+    let (mut first, mut second) = (lab.client().await, lab.client().await);
+    first.send("WATCH k\r\n").await;
+    first.expect("+OK\r\n").await;
+    second.send("WATCH k\r\n").await;
+    assert_eq!(second.rest().await, b"-ERR max number of clients reached\r\n");
+    drop(first);
+    lab.env.sleep(A_WHILE).await;
+    let mut third = lab.client().await;
+    third.send("WATCH k\r\n").await;
+    third.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn an_error_about_its_connection_does_not_stand_among_a_clients_answers() {
+    let plan = Plan {
+        own_max: 0,
+        ..Plan::default()
+    };
+    let lab = Lab::with(plan).await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let value = "v".repeat(60_000);
+    client
+        .send_as_it_is(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$60000\r\n{value}\r\n"))
+        .await;
+    client.expect("+OK\r\n").await;
+    let answer = format!("$60000\r\n{value}\r\n");
+    // More than lies in sockets, none of which is read: it has to move, and can't.
+    client
+        .send_as_it_is("*2\r\n$3\r\nGET\r\n$1\r\nk\r\n".repeat(1200))
+        .await;
+    lab.env.sleep(4 * A_WHILE).await;
+    let got = client.rest().await;
+    let whole = answer.repeat(got.len() / answer.len() + 1);
+    assert!(got.len() < 1200 * answer.len(), "it was not closed");
+    assert!(whole.as_bytes().starts_with(&got), "something else than its answers came");
+}

@@ -140,6 +140,11 @@ async fn h23_hpersist(cluster: &DevCluster, late: LateHpersist) {
     let told = command(&mut connect(cluster.port("proxy-1")).await, &persist).await;
     let refusal = told.expect_err("HPERSIST is refused").to_string();
     assert!(refusal.contains("replayed"), "{refusal}");
+    // Its effect is the same.
+    let persist_and_get = ["HGETEX", "h23", "PERSIST", "FIELDS", "1", "f"];
+    let told = command(&mut connect(cluster.port("proxy-1")).await, &persist_and_get).await;
+    let refusal = told.expect_err("HGETEX with PERSIST is refused").to_string();
+    assert!(refusal.contains("replayed"), "{refusal}");
 
     // Past the proxy.
     let mut master = connect(cluster.port("master-1")).await;

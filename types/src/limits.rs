@@ -170,9 +170,6 @@ pub const GUEST_UNANSWERED_MAX: usize = 256;
 /// An answer larger than this gives its client a connection of its own, where the server is read no faster than the client
 /// takes what it gets.
 pub const GUEST_ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Answers that a client takes along unread to a connection of its own at most, bytes. More than what it may be owed where it
-/// comes from ([`CLIENT_HELD_BYTES_MAX`]) when nothing about its answers was a surprise.
-pub const CARRIED_BYTES_MAX: usize = 1024 * 1024;
 /// Answers for all clients of a shared connection at most, bytes: past that, whoever is owed most is closed. Twice the
 /// largest value, so that nobody is for reading one.
 pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;

@@ -70,6 +70,8 @@ enum Check {
     ClientUnblock,
     /// `CLIENT PAUSE` in a form that not all servers read alike; the others are the proxy's to do.
     ClientPause,
+    /// `HGETEX` that takes a field's time to live away: its effect is an `HPERSIST`.
+    HgetexPersist,
     /// `XADD` that is to recognise its duplicates.
     XaddIdempotent,
     /// A script that names `set_repl`: the argument with this index, behind these subcommands if any.
@@ -178,6 +180,7 @@ static RULES: &[Rule] = &[
         "it would show another server what could still be lost",
     ),
     rule("hpersist", Check::Always, "HPERSIST", LATE),
+    rule("hgetex", Check::HgetexPersist, "HGETEX with PERSIST", LATE),
     rule("xadd", Check::XaddIdempotent, "XADD with IDMP or IDMPAUTO", LATE),
     rule(
         "eval",
@@ -292,6 +295,8 @@ fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
             (head.is(1, "unblock") && head.arg_count > 2 && !peers.has_id(head.arg(2))).into()
         }
         Check::ClientKill => (head.is(1, "kill") && !kills_only_clients(head, peers)).into(),
+        // Options may stand before the fields only, and there is one at most.
+        Check::HgetexPersist => (head.is(2, "persist") || (head.args.len() < 3 && head.is_partial())).into(),
         Check::XaddIdempotent => recognises_duplicates(head).into(),
         Check::Script { subcommand } => {
             if hidden {

@@ -54,6 +54,8 @@ pub struct Options {
     pub clients_max: usize,
     /// Whether clients share a connection to the server as long as their commands allow it.
     pub shared: bool,
+    /// Connections at most that those who share may have of their own.
+    pub own_max: usize,
     /// How long the server may answer with what is no fence before the session ends.
     pub fence_failing_max: Duration,
     /// Whether a read leaves before a commit if no uncommitted effect can have touched its keys.
@@ -66,6 +68,7 @@ impl From<&Config> for Options {
             release_deadline: config.release_deadline(),
             clients_max: config.clients_max,
             shared: config.shared_upstream,
+            own_max: config.own_max,
             fence_failing_max: config.release_deadline(),
             clean_reads: config.clean_reads,
         }
@@ -80,6 +83,8 @@ struct Common {
     marker_prefix: Arc<str>,
     /// The way to the present session's worker.
     door: watch::Sender<Option<mpsc::Sender<Arrival>>>,
+    /// Places for connections that clients who share have of their own.
+    own: Arc<Semaphore>,
     env: Env,
 }
 
@@ -145,6 +150,7 @@ pub async fn serve(
         options,
         marker_prefix,
         door: watch::Sender::new(None),
+        own: Arc::new(Semaphore::new(options.own_max.min(Semaphore::MAX_PERMITS))),
         env: env.clone(),
     });
     let _keeper = options
@@ -263,7 +269,9 @@ async fn show_in(common: &Common, mut arrival: Arrival) {
 /// Serves a client over a connection of its own that comes from a shared one. Returned is one that goes back.
 async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -> Option<Arrival> {
     let deadline = common.options.release_deadline;
+    let room = Arc::clone(&common.own).try_acquire_owned();
     let proven = match moving.spare {
+        _ if room.is_err() => Err(Some(TOO_MANY.to_owned())),
         Some(proven) => Ok(proven),
         None => match common
             .env
@@ -277,11 +285,12 @@ async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -
     let arrival = moving.arrival;
     let mut proven = match proven {
         Ok(proven) => proven,
-        Err(Some(error)) => {
+        // In the midst of answers the line would be taken for one of them, or for a part of it.
+        Err(Some(error)) if moving.moved.owed.is_empty() => {
             turn_away(&common.env, arrival.conn, &error).await;
             return None;
         }
-        Err(None) => {
+        Err(_) => {
             tracing::debug!(arrival.peer, "no connection to the server up to the deadline");
             return None;
         }

@@ -6,9 +6,10 @@
 //! **Why such a read may leave at once.** It was executed before its fence, so every effect that it can have seen ended at or
 //! before the fence point. Once the stream is captured up to there, all of those are indexed. If none of them that may
 //! have touched its keys ended beyond what is committed, everything that it shows is durable, whatever becomes of the
-//! rest. It is of the present by the same rule as any reply (H14). And a later read of the key, by anybody, is served by a
-//! server that has at least what is committed: each key by itself is linearizable, and with that all of them are. What a
-//! client wrote before is not passed: its replies leave in order.
+//! rest. It is of the present by the same rule as any reply (H14). Its place in the order of all commands is where the
+//! journal's committed end is when it leaves: whatever was acknowledged before it was asked lies before that, and nothing between
+//! there and where it was executed touches its keys, so that it shows the same in both places; that is so for several keys
+//! at once too. What a client wrote before is not passed: its replies leave in order.
 //!
 //! Each condition has a test that dies without it: `h21_…` in `client/shared` and `redis-proxy/tests`.
 

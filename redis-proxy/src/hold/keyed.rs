@@ -101,7 +101,8 @@ fn kind_of(command: &Value) -> Option<(Box<[u8]>, Kind)> {
     let flags = fields.get(2)?.as_array()?;
     let has = |flag: &str| flags.iter().filter_map(Value::as_str).any(|f| f == flag);
     let names_keys = matches!(fields.get(3)?, Value::Int(first) if *first > 0);
-    if !names_keys || has("module") {
+    let specs = fields.get(8).and_then(Value::as_array).unwrap_or_default();
+    if !names_keys || has("module") || specs.iter().any(says_less_than_all) {
         return None;
     }
     let kind = if has("write") {
@@ -116,6 +117,17 @@ fn kind_of(command: &Value) -> Option<(Box<[u8]>, Kind)> {
         return None;
     };
     Some((name.into_bytes().into(), kind))
+}
+
+/// Whether a key specification tells of something that is no key, or not of all keys.
+fn says_less_than_all(spec: &Value) -> bool {
+    let fields = spec.as_array().unwrap_or_default();
+    let at = fields.iter().position(|f| f.as_str() == Some("flags"));
+    let flags = at.and_then(|at| fields.get(at + 1)).and_then(Value::as_array);
+    flags.unwrap_or_default().iter().filter_map(Value::as_str).any(|flag| {
+        let flag = flag.to_ascii_lowercase();
+        flag == "not_key" || flag == "incomplete"
+    })
 }
 
 #[cfg(test)]

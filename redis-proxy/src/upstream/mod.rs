@@ -9,6 +9,7 @@ pub mod fence;
 mod prove;
 
 pub use control::Control;
+pub(crate) use prove::busy_is_no_answer;
 pub use prove::{ProveError, Proven, prove};
 
 /// The last argument of commands that the proxy sends for itself: the server does not mind it, and a client's MONITOR leaves

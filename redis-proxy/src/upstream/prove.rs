@@ -60,7 +60,7 @@ pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
         let commands: &[&[&[u8]]] = &[&[b"INFO", b"server", OWN], &[b"CLIENT", b"INFO"]];
         let answers = control.call_all(commands, PROVE_DEADLINE).await?;
         if let Some(error) = answers.iter().find_map(Value::as_error) {
-            if error.starts_with("BUSY ") || error.starts_with("LOADING ") {
+            if is_for_now(error) {
                 env.sleep(UPSTREAM_RETRY_PAUSE).await;
                 continue;
             }
@@ -74,6 +74,19 @@ pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
             .ok_or_else(|| io::Error::other("CLIENT INFO does not tell the connection's id and address"))?;
         return Ok(Proven { control, id, addr });
     }
+}
+
+/// What a server says of itself stands for a session: while it is busy with a script, or loads, it has said nothing.
+///
+/// # Errors
+/// When one of its answers is that it is busy. Worth another try.
+pub(crate) fn busy_is_no_answer(answers: &[Value]) -> io::Result<()> {
+    let busy = answers.iter().filter_map(Value::as_error).find(|e| is_for_now(e));
+    busy.map_or(Ok(()), |error| Err(io::Error::other(error.to_owned())))
+}
+
+fn is_for_now(error: &str) -> bool {
+    error.starts_with("BUSY ") || error.starts_with("LOADING ")
 }
 
 fn check_process(session: &Session, server: &Value) -> Result<(), ProveError> {

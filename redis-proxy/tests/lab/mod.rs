@@ -154,6 +154,7 @@ pub(crate) struct Plan {
     pub(crate) fencing: bool,
     pub(crate) fence_failing_max: Duration,
     pub(crate) clean_reads: bool,
+    pub(crate) own_max: usize,
 }
 
 impl Default for Plan {
@@ -166,6 +167,7 @@ impl Default for Plan {
             fencing: true,
             fence_failing_max: Duration::from_secs(60),
             clean_reads: true,
+            own_max: 1000,
         }
     }
 }
@@ -186,6 +188,7 @@ impl Lab {
             release_deadline: plan.release_deadline,
             clients_max: plan.clients_max,
             shared: crate::SHARED,
+            own_max: plan.own_max,
             fence_failing_max: plan.fence_failing_max,
             clean_reads: plan.clean_reads,
         };

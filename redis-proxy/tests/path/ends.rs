@@ -71,6 +71,25 @@ async fn every_answer_of_a_pipeline_comes_before_the_end_to_who_half_closes() {
     }
 }
 
+/// The commands of a value's `SET` and its `GET`, and its answer.
+fn large(len: usize) -> (String, &'static str, String) {
+    let value = "v".repeat(len);
+    let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${len}\r\n{value}\r\n");
+    (set, "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", format!("${len}\r\n{value}\r\n"))
+}
+
+#[tokio::test]
+async fn who_is_owed_megabytes_may_write_megabytes_before_it_reads() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let (set, get, answer) = large(1_000_000);
+    let mut client = lab.client().await;
+    client.send_as_it_is(set.as_bytes()).await;
+    client.expect("+OK\r\n").await;
+    client.send_as_it_is(get.repeat(8) + &set.repeat(12)).await;
+    client.expect(answer.repeat(8) + &"+OK\r\n".repeat(12)).await;
+}
+
 #[tokio::test]
 async fn who_stops_reading_is_waited_for_and_hinders_nobody() {
     let lab = Lab::new().await;

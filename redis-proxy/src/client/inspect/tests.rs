@@ -215,6 +215,7 @@ fn rules_are_written_as_they_are_compared() {
 fn h23_effects_that_mean_something_else_later_are_refused() {
     for line in [
         "HPERSIST h FIELDS 1 f",
+        "HGETEX h persist FIELDS 1 f",
         "XADD s IDMP p 1 * f v",
         "xadd s nomkstream idmpauto p * f v",
         "XADD s MAXLEN ~ 5 LIMIT 9 IDMP p 1 * f v",

@@ -126,6 +126,8 @@ pub(super) struct Flights {
     first: FlightId,
     /// The end of those whose clean reads may leave.
     reads_end: FlightId,
+    /// How many with reads are behind that.
+    with_reads: usize,
     /// Fences that are not answered.
     fences_out: usize,
     /// Fences that were answered.
@@ -211,7 +213,10 @@ impl Flights {
                     let (slot, landed) = (*slot, self.landed);
                     let at = (landed.0 - self.first.0) as usize;
                     if let Some(flight) = self.flights.get_mut(at) {
-                        flight.has_reads |= reads.is_some();
+                        if reads.is_some() && !flight.has_reads {
+                            flight.has_reads = true;
+                            self.with_reads += 1;
+                        }
                         if flight.slots.last().map(|(last, _)| *last) != Some(slot) {
                             flight.slots.push((slot, now));
                         }
@@ -307,10 +312,14 @@ impl Flights {
             if !(admitted || (has_landed && planted::on("hold_no_hold"))) {
                 break;
             }
-            slots.extend(self.flights.pop_front().into_iter().flat_map(Flight::into_slots));
+            let is_behind = self.reads_end <= self.first;
+            if let Some(flight) = self.flights.pop_front() {
+                self.with_reads -= usize::from(is_behind && flight.has_reads);
+                slots.extend(flight.into_slots());
+            }
             self.first = FlightId(self.first.0 + 1);
+            self.reads_end = self.reads_end.max(self.first);
         }
-        self.reads_end = self.reads_end.max(self.first);
         while let Some(flight) = self.flights.get(self.unreadable()) {
             // What a fence covers may have touched anything until it is captured and looked at.
             let readable = flight.fence.is_some_and(|(point, at)| {
@@ -321,6 +330,7 @@ impl Flights {
                 break;
             }
             if flight.has_reads {
+                self.with_reads -= 1;
                 slots.extend(flight.slots.iter().map(|(slot, _)| *slot));
             }
             self.reads_end = FlightId(self.reads_end.0 + 1);
@@ -343,8 +353,8 @@ impl Flights {
 
     /// Whether reads wait for the stream to be captured.
     pub(super) fn wants_index(&self) -> bool {
-        let mut waiting = self.flights.iter().skip(self.unreadable());
-        waiting.any(|f| f.fence.is_some() && f.has_reads)
+        let next = self.flights.get(self.unreadable());
+        self.with_reads > 0 && next.is_some_and(|f| f.fence.is_some())
     }
 
     /// When the oldest answer that is still held was received.

@@ -20,7 +20,6 @@ use bytes::{Bytes, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
 use redoubt_types::BootTime;
-use redoubt_types::limits::CARRIED_BYTES_MAX;
 use std::sync::Arc;
 
 /// What goes to the server in the place of a command that the proxy answers: it has one answer, whose place is taken,
@@ -212,7 +211,7 @@ impl Guest {
                 Then::Stays => false,
                 Then::Ends => self.outbox.is_empty(),
                 // It takes along what it has not taken yet.
-                Then::Moves(_) => !self.outbox.has_held() && self.outbox.len() <= CARRIED_BYTES_MAX,
+                Then::Moves(_) => !self.outbox.has_held(),
             }
     }
 }

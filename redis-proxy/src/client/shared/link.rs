@@ -4,7 +4,7 @@ use super::plain::Plain;
 use crate::client::protocol::{Protocol, version_of};
 use crate::hold::keyed::Keyed;
 use crate::session::Session;
-use crate::upstream::{OWN, ProveError, prove};
+use crate::upstream::{OWN, ProveError, busy_is_no_answer, prove};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
 use redoubt_types::limits::{PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE};
@@ -109,6 +109,7 @@ async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Ma
         &[b"CLIENT", b"SETNAME", NAME],
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
+    busy_is_no_answer(&answers)?;
     let plain = answers.get(1).map(Plain::of).unwrap_or_default();
     let keyed = answers.get(1).map(Keyed::of).unwrap_or_default();
     if plain.is_empty() {

@@ -3,6 +3,7 @@
 use super::flights::{FlightId, Piece, Released};
 use crate::hold::ReadKeys;
 use bytes::{Buf, BytesMut};
+use redoubt_types::limits::CLIENT_HELD_PIECES_MAX;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,12 +59,15 @@ impl Outbox {
         let len = piece.bytes.len();
         self.bytes.extend_from_slice(piece.bytes);
         self.total.0.fetch_add(len, Ordering::Relaxed);
+        let crowded = self.held.len() >= CLIENT_HELD_PIECES_MAX;
         match self.held.back_mut() {
-            // Reads are kept apart: each may leave for itself.
+            Some(last) if self.within => last.len += len,
+            // Reads are kept apart, since each may leave for itself, unless there are too many to be kept so.
             Some(last)
-                if self.within || (last.flight == flight && last.reads.is_none() && reads.is_none()) =>
+                if last.flight == flight && ((last.reads.is_none() && reads.is_none()) || crowded) =>
             {
                 last.len += len;
+                last.reads = None;
             }
             _ => self.held.push_back(Held { flight, len, reads }),
         }

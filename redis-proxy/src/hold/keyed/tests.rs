@@ -18,6 +18,17 @@ pub(crate) fn entry(name: &str, flags: &[&'static str], first: i64, subcommands:
     ])
 }
 
+/// A read whose only key specification has these flags.
+fn with_spec(name: &str, flag: &'static str) -> Value {
+    let Value::Array(mut fields) = entry(name, &["readonly"], 1, vec![]) else {
+        unreachable!("it is an array");
+    };
+    let flags = Value::Array(vec![Value::Simple("RO".into()), Value::Simple(flag.into())]);
+    let spec = vec![Value::Bulk("flags".into()), flags, Value::Bulk("begin_search".into())];
+    fields[8] = Value::Array(vec![Value::Array(spec)]);
+    Value::Array(fields)
+}
+
 /// As Redis 7 describes some of its commands.
 pub(crate) fn some() -> Keyed {
     Keyed::of(&Value::Array(vec![
@@ -30,6 +41,9 @@ pub(crate) fn some() -> Keyed {
         entry("dbsize", &["readonly", "fast"], 0, vec![]),
         entry("pfcount", &["readonly", "may_replicate"], 1, vec![]),
         entry("xread", &["readonly", "blocking", "movablekeys"], 0, vec![]),
+        with_spec("clusterscan", "not_key"),
+        with_spec("odd", "incomplete"),
+        with_spec("getrange", "access"),
         entry("json.set", &["write", "module"], 1, vec![]),
         entry("json.get", &["readonly", "module"], 1, vec![]),
         entry("eval", &["noscript", "movablekeys"], 0, vec![]),
@@ -107,12 +121,14 @@ fn h21_an_effect_that_may_touch_more_than_it_names_is_unclear() {
 
 #[test]
 fn h21_a_read_that_may_show_more_than_it_names_is_none() {
-    for words in ["GET k", "get k", "OBJECT encoding k"] {
+    for words in ["GET k", "get k", "OBJECT encoding k", "GETRANGE k 0 1"] {
         assert!(is_read(words), "{words}");
     }
     for words in [
         "SET k v",
         "SORT_RO k BY w_*",
+        "CLUSTERSCAN 0",
+        "ODD k",
         "DBSIZE",
         "PFCOUNT k",
         "XREAD STREAMS s 0",

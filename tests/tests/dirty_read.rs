@@ -160,6 +160,14 @@ fn catches_readers_who_share_and_see_what_is_lost() {
 }
 
 #[test]
+fn catches_clean_reads_that_do_not_ask_for_their_keys() {
+    assert_catches(
+        "no_reader_of_those_who_share_ever_sees_what_the_journal_does_not_hold",
+        "h21_keys_are_not_asked",
+    );
+}
+
+#[test]
 fn catches_connections_that_are_held_for_ever() {
     assert_catches(
         "past_the_deadline_the_reader_is_closed_and_shown_nothing",

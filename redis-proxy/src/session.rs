@@ -7,6 +7,7 @@
 use crate::client::peers::Peers;
 use crate::hold::Hold;
 use crate::pressure::Pressure;
+use crate::upstream::Upstream;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
 use tokio::sync::watch;
@@ -50,8 +51,8 @@ pub struct Session {
     pub replid: ReplId,
     /// The server process.
     pub run_id: RunId,
-    /// `host:port` of the server.
-    pub upstream: String,
+    /// The way to the server.
+    pub upstream: Upstream,
     /// What decides when a reply may leave.
     pub hold: Hold,
     /// What decides whether requests may be passed on.
@@ -68,7 +69,7 @@ impl Session {
         epoch: Epoch,
         replid: ReplId,
         run_id: RunId,
-        upstream: String,
+        upstream: Upstream,
         hold: Hold,
         uncommitted_max: u64,
     ) -> Self {
@@ -76,10 +77,10 @@ impl Session {
             epoch,
             replid,
             run_id,
+            peers: Peers::new(upstream.own_user()),
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
             hold,
-            peers: Peers::default(),
             ended: watch::Sender::new(None),
         }
     }

@@ -18,7 +18,7 @@ use redoubt_env::{Env, planted};
 use redoubt_types::BootTime;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
-    CLIENT_ROUNDS_MAX, MONITOR_READ_EVERY,
+    CLIENT_ROUNDS_MAX, DRAIN_WAITING_MAX, MONITOR_READ_EVERY,
 };
 use std::future::{Future, poll_fn};
 use std::io;
@@ -84,6 +84,8 @@ pub(super) struct Connection {
     deadline: Option<Waiting<()>>,
     /// Until when a WAIT for more replicas than there are keeps the client's next requests.
     pause: Option<Waiting<()>>,
+    /// Once the proxy is to stop: ready when that is a while ago.
+    drain: Option<Waiting<()>>,
 }
 
 /// What the client's bytes are read for.
@@ -157,19 +159,25 @@ impl Connection {
             pace: Pace::Free,
             deadline: None,
             pause: None,
+            drain: None,
         }
     }
 
-    /// Serves until the connection ends, and ends it.
+    /// Serves until the connection ends, and ends it. From when `drains` is ready, it ends once the client has the answers
+    /// to what it had sent.
     ///
     /// # Errors
     /// How it ended. What is returned else goes on being served.
-    pub(super) async fn run(mut self) -> Result<Loose, Ended> {
+    pub(super) async fn run(mut self, drains: impl Future<Output = ()>) -> Result<Loose, Ended> {
         let session = Arc::clone(&self.session);
+        let mut drains = pin!(drains);
         let mut over = pin!(session.wait_end());
         let ended = poll_fn(|cx| {
             if over.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ended::Dropped("the session is over"));
+            }
+            if self.drain.is_none() && drains.as_mut().poll(cx).is_ready() {
+                self.begin_drain(cx);
             }
             self.poll(cx)
         })
@@ -345,7 +353,7 @@ impl Connection {
         }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
-                return Step::Idle;
+                return self.end_drain(cx);
             }
             self.pause = None;
         }
@@ -355,6 +363,9 @@ impl Connection {
         self.waits_since = None;
         if self.pass_requests() {
             return Step::Progress;
+        }
+        if self.drain.is_some() {
+            return self.end_drain(cx);
         }
         self.input.reserve(self.client_read.0);
         match poll_read(&mut self.client, &mut self.input, cx) {
@@ -372,11 +383,45 @@ impl Connection {
         }
     }
 
+    /// The proxy is to stop: reads what the client has sent by now. Nothing that it sends later is read, so that its answers
+    /// come to an end, and nothing of that is executed.
+    fn begin_drain(&mut self, cx: &mut Context<'_>) {
+        let env = self.env.clone();
+        self.drain = Some(Box::pin(async move { env.sleep(DRAIN_WAITING_MAX).await }));
+        while self.client_read_side == ClientRead::Requests && self.input.len() < CLIENT_READ_BYTES_MAX {
+            self.input.reserve(CLIENT_READ_BYTES_MIN);
+            match poll_read(&mut self.client, &mut self.input, cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                // Its end, or that it is gone, is found out when it is written to.
+                Poll::Ready(_) | Poll::Pending => break,
+            }
+        }
+    }
+
+    /// Everything that may be passed on has been, if the proxy is to stop: closes the server's side once the client has its
+    /// answers. A command that waits for something may never have one: it ends with its connection, as when a client goes.
+    /// What the server sends until then is delivered in any case.
+    fn end_drain(&mut self, cx: &mut Context<'_>) -> Step {
+        let Some(waited) = &mut self.drain else {
+            return Step::Idle;
+        };
+        let done = match self.requests.owes(self.replies.answers()) {
+            _ if !self.outbound.is_empty() => false,
+            Some(owed) => self.replies.is_empty() && self.replies.answers() >= owed,
+            None => waited.as_mut().poll(cx).is_ready(),
+        };
+        if !done {
+            return Step::Idle;
+        }
+        self.stop_requests(UpstreamWrite::Closing);
+        Step::Progress
+    }
+
     /// Reads a little that is not passed on yet: a request that waits for its turn counts for the deadline as a
     /// reply does. Whoever sent it may be gone long since, and nothing of it has been executed.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
         let mut step = Step::Idle;
-        if self.input.len() < CLIENT_READ_BYTES_MIN {
+        if self.input.len() < CLIENT_READ_BYTES_MIN && self.drain.is_none() {
             self.input.reserve(CLIENT_READ_BYTES_MIN);
             match poll_read(&mut self.client, &mut self.input, cx) {
                 Poll::Ready(Ok(n)) if n > 0 => step = Step::Progress,

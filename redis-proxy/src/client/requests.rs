@@ -70,6 +70,12 @@ pub struct Requests {
     ties: Ties,
     /// Commands that the server has got, or a part of.
     commands: u64,
+    /// How many of them there were with the last one that is whole.
+    whole: u64,
+    /// How many of them there were with the last one that may wait.
+    waits_until: u64,
+    /// Whether answers don't tell which commands were answered.
+    uncountable: bool,
     /// The script that answers a WAIT once its pause is over.
     paused: Option<&'static str>,
 }
@@ -90,6 +96,9 @@ impl Requests {
             plain: None,
             ties: Ties::default(),
             commands: 0,
+            whole: 0,
+            waits_until: 0,
+            uncountable: false,
             paused: None,
         }
     }
@@ -116,6 +125,13 @@ impl Requests {
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
+    /// How many answers the client is owed for whole commands, `None` while that can't be told: when it listens to channels, for
+    /// one. `answers` is how many it was given.
+    pub(super) fn owes(&self, answers: u64) -> Option<u64> {
+        let blocked = self.paused.is_some() || answers < self.waits_until;
+        (!self.uncountable && !blocked).then_some(self.whole)
+    }
+
     /// Whether something goes to the server when a pause is over, whatever the client sends.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
@@ -140,6 +156,11 @@ impl Requests {
                 Ok(Some(RequestEvent::Head(head))) => {
                     self.body_due = true;
                     self.commands += 1;
+                    match answering(&head) {
+                        Answering::AtOnce => {}
+                        Answering::MayWait => self.waits_until = self.commands,
+                        Answering::Otherwise => self.uncountable = true,
+                    }
                     if let Some(plain) = &self.plain {
                         self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
                     }
@@ -163,6 +184,9 @@ impl Requests {
                 }
                 Ok(Some(RequestEvent::Body { bytes, last })) => {
                     self.body_due = false;
+                    if last {
+                        self.whole = self.commands;
+                    }
                     if let Route::ForwardUnlessSetRepl(code) = self.route {
                         let refused = names_set_repl(&bytes);
                         self.route = if refused {
@@ -202,6 +226,48 @@ impl Requests {
         }
         provoke(error, output);
         Offence::LeftToServer
+    }
+}
+
+/// How a command is answered.
+enum Answering {
+    /// Once, when the server comes to it.
+    AtOnce,
+    /// Once, when something has happened.
+    MayWait,
+    /// Not once.
+    Otherwise,
+}
+
+fn answering(head: &RequestHead) -> Answering {
+    const WAIT: &[&str] = &[
+        "blmove",
+        "blmpop",
+        "blpop",
+        "brpop",
+        "brpoplpush",
+        "bzmpop",
+        "bzpopmax",
+        "bzpopmin",
+        "wait",
+        "waitaof",
+        "xread",
+        "xreadgroup",
+    ];
+    const OTHERWISE: &[&str] = &[
+        "monitor",
+        "psubscribe",
+        "punsubscribe",
+        "ssubscribe",
+        "subscribe",
+        "sunsubscribe",
+        "unsubscribe",
+    ];
+    let is = |word: &&str| head.is(0, word);
+    match () {
+        () if WAIT.iter().any(is) => Answering::MayWait,
+        () if OTHERWISE.iter().any(is) || (is(&"client") && head.is(1, "reply")) => Answering::Otherwise,
+        () => Answering::AtOnce,
     }
 }
 

@@ -12,7 +12,7 @@ use redoubt_env::{Env, Task};
 use redoubt_proxy::client::{self, Options};
 use redoubt_proxy::hold::Hold;
 use redoubt_proxy::session::Session;
-use redoubt_proxy::upstream::{Control, fence};
+use redoubt_proxy::upstream::{Control, Upstream, fence};
 use redoubt_resp::info::{parse_replication, parse_server};
 use redoubt_types::limits::UNCOMMITTED_BYTES_MAX;
 use redoubt_types::{Epoch, Offset, ReplId, RunId};
@@ -59,7 +59,7 @@ impl Server {
 
     async fn become_ready(&self, env: &Env) {
         for _ in 0..500 {
-            if let Ok(mut control) = Control::connect(env, &self.addr, SOON).await
+            if let Ok(mut control) = Control::connect(env, &self.upstream(), SOON).await
                 && control
                     .call(&[b"PING"], SOON)
                     .await
@@ -101,8 +101,12 @@ impl Server {
         }
     }
 
+    pub(crate) fn upstream(&self) -> Upstream {
+        self.addr.clone().into()
+    }
+
     pub(crate) async fn control(&self, env: &Env) -> Control {
-        Control::connect(env, &self.addr, SOON).await.unwrap()
+        Control::connect(env, &self.upstream(), SOON).await.unwrap()
     }
 
     pub(crate) async fn kill(&mut self) {
@@ -138,6 +142,8 @@ pub(crate) struct Lab {
     pub(crate) session: Arc<Session>,
     pub(crate) serving: watch::Sender<Option<Arc<Session>>>,
     pub(crate) addr: String,
+    /// Whether the proxy is to stop.
+    pub(crate) drain: watch::Sender<bool>,
     tasks: Vec<Task<()>>,
     fence_failing_max: Duration,
 }
@@ -175,6 +181,7 @@ impl Lab {
         let server = Server::start(&env).await;
         let session = session_on(&env, &server, plan.lease).await;
         let (serving, shown) = watch::channel(plan.serving.then(|| Arc::clone(&session)));
+        let (drain, draining) = watch::channel(false);
         let listener = env.net().listen("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr();
         let options = Options {
@@ -183,8 +190,9 @@ impl Lab {
             shared: crate::SHARED,
             fence_failing_max: plan.fence_failing_max,
         };
-        let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone()))];
+        let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone(), draining))];
         let mut lab = Lab {
+            drain,
             env,
             server,
             session,
@@ -197,6 +205,19 @@ impl Lab {
             lab.begin_fencing();
         }
         lab
+    }
+
+    /// Waits until all clients are closed, once that was asked for.
+    pub(crate) async fn drained(&self, within: Duration) {
+        let gone = async {
+            while !self.tasks.first().is_some_and(Task::is_finished) {
+                self.env.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        self.env
+            .timeout(within, gone)
+            .await
+            .expect("clients are still served");
     }
 
     pub(crate) fn begin_fencing(&mut self) {
@@ -266,7 +287,7 @@ pub(crate) async fn session_on(env: &Env, server: &Server, lease: Duration) -> A
         Epoch::FIRST,
         replid,
         run_id,
-        server.addr.clone(),
+        server.upstream(),
         hold,
         UNCOMMITTED_BYTES_MAX,
     ))

@@ -1,10 +1,15 @@
 //! The connection that clients share: made, proven, and made again when it is lost.
+//!
+//! Decides whether there is anything to share: the connection has the server's default user, as one has that did not
+//! authenticate, so that no client may do on it what it might not on one of its own. Where that user can't give a fence,
+//! since it wants a password or may not ask, nothing is shared.
 
 use super::plain::Plain;
 use crate::session::Session;
 use crate::upstream::{ProveError, prove};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
+use redoubt_resp::reply::Value;
 use redoubt_types::limits::{PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE};
 use std::io;
 use std::pin::Pin;
@@ -78,17 +83,31 @@ impl Link {
 
 async fn try_make(session: &Session, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
+    let commands = control.call(&[b"COMMAND"], PROVE_DEADLINE).await?;
+    if session.upstream.login().is_some() {
+        control.reset(PROVE_DEADLINE).await?;
+    }
     let questions: &[&[&[u8]]] = &[
-        &[b"COMMAND"],
+        &[b"INFO", b"replication"],
         // What it carries is of many clients: not to be closed for what it takes of memory.
         &[b"CLIENT", b"NO-EVICT", b"on"],
         // For people who read CLIENT LIST.
         &[b"CLIENT", b"SETNAME", NAME],
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
-    let plain = answers.first().map(Plain::of).unwrap_or_default();
+    let mut plain = Plain::of(&commands);
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
+    }
+    // Busy is not forbidden: NOAUTH and NOPERM are.
+    if let Some(error) = answers.first().and_then(Value::as_error)
+        && error.starts_with("NO")
+    {
+        tracing::info!(
+            error,
+            "clients don't share a connection: the server's default user may not ask for fences"
+        );
+        plain = Plain::default();
     }
     let (conn, early) = control.into_conn()?;
     if !early.is_empty() {

@@ -13,11 +13,11 @@ use super::plain::Plain;
 use super::ready::{Ready, Signal};
 use crate::client::connection::linger;
 use crate::client::turn::Turn;
-use crate::client::{Arrival, Common, Moved, Moving, serve_own};
+use crate::client::{Arrival, Common, Moved, Moving, asked_to_drain, serve_own};
 use crate::hold::Horizon;
 use crate::session::{EndReason, Session};
 use crate::upstream::fence::{Meaning, Patience, meaning_of};
-use crate::upstream::{Proven, prove};
+use crate::upstream::{Proven, prove_for_client};
 use bytes::{Buf, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redoubt_env::{Task, planted};
@@ -26,8 +26,8 @@ use redoubt_resp::request::RequestScanner;
 use redoubt_resp::stream::encode_command;
 use redoubt_types::BootTime;
 use redoubt_types::limits::{
-    CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX, CLIENT_READ_BYTES_MIN, CLIENT_ROUNDS_MAX,
-    FLIGHT_BYTES_MAX, FLIGHTS_IN_THE_AIR_MAX, UPSTREAM_RETRY_PAUSE,
+    CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
+    CLIENT_ROUNDS_MAX, FLIGHT_BYTES_MAX, FLIGHTS_IN_THE_AIR_MAX, UPSTREAM_RETRY_PAUSE,
 };
 use slab::Slab;
 use std::collections::VecDeque;
@@ -82,6 +82,9 @@ pub(in crate::client) struct Worker {
     spare: Option<Proven>,
     sparing: Option<Task<Option<Proven>>>,
     deadline: Option<Waiting<()>>,
+    /// Ready when the proxy is to stop.
+    drain: Waiting<()>,
+    draining: bool,
 }
 
 impl Worker {
@@ -93,6 +96,8 @@ impl Worker {
     ) -> Self {
         let horizon = session.hold.horizon();
         Worker {
+            drain: Box::pin(asked_to_drain(common.draining.clone())),
+            draining: false,
             link: Link::make(Arc::clone(&session), common.env.clone()),
             turn: Turn::new(Arc::clone(&session)),
             patience: Patience::new(common.options.fence_failing_max),
@@ -121,7 +126,8 @@ impl Worker {
         }
     }
 
-    /// Serves until the session is over. Every client's connection is dropped then.
+    /// Serves until the session is over. Every client's connection is dropped then. Or until the proxy is to stop, and all have
+    /// the answers to what they had sent.
     pub(in crate::client) async fn run(mut self) {
         let session = Arc::clone(&self.session);
         let mut over = pin!(session.wait_end());
@@ -131,6 +137,9 @@ impl Worker {
                 return Poll::Ready(());
             }
             self.poll(cx);
+            if self.is_drained() {
+                return Poll::Ready(());
+            }
             Poll::Pending
         });
         tokio::task::unconstrained(serve).await;
@@ -139,6 +148,9 @@ impl Worker {
     fn poll(&mut self, cx: &mut Context<'_>) {
         // Before the list is taken, or a client that is listed in between would wake nobody.
         self.ready.register(cx.waker());
+        if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
+            self.begin_drain();
+        }
         for round in 1.. {
             let mut progress = self.take_arrivals(cx);
             progress |= self.read_link(cx);
@@ -155,6 +167,30 @@ impl Worker {
         }
         self.keep_spare(cx);
         self.poll_deadline(cx);
+    }
+
+    /// The proxy is to stop: reads what clients have sent by now. Nothing that they send later is read.
+    fn begin_drain(&mut self) {
+        self.draining = true;
+        let keys: Vec<usize> = self.guests.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.read_last(key));
+    }
+
+    /// Reads what a client has sent by now, and lists it for that being taken.
+    fn read_last(&mut self, key: usize) {
+        let guest = &mut self.guests[key];
+        let waker = Waker::from(Arc::clone(&guest.signal));
+        let cx = &mut Context::from_waker(&waker);
+        // Its end, or that it is gone, is found out when it is written to.
+        while guest.input.len() < CLIENT_READ_BYTES_MAX
+            && let Poll::Ready(Some(1..)) = read_into(guest, &mut self.scratch, cx)
+        {}
+        let slot = guest.slot;
+        self.defer(slot);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining && self.guests.is_empty() && self.away.is_empty() && self.ending.is_empty()
     }
 
     /// Takes clients in: new ones, and those that come back.
@@ -196,6 +232,9 @@ impl Worker {
             permit: arrival.permit,
             scanner: RequestScanner::new(),
         });
+        if self.draining {
+            self.read_last(slot.key);
+        }
     }
 
     /// Makes the connection, or reads it, and takes in what the server says.
@@ -465,6 +504,13 @@ impl Worker {
                 }
                 Taken::Stopped if guest.is_quiet() => return self.let_go(slot),
                 Taken::Stopped => return,
+                Taken::Incomplete if self.draining => {
+                    guest.then = Then::Ends;
+                    if guest.is_quiet() {
+                        self.let_go(slot);
+                    }
+                    return;
+                }
                 Taken::Incomplete => match read_into(guest, &mut self.scratch, cx) {
                     Poll::Ready(Some(0)) => guest.then = Then::Ends,
                     Poll::Ready(Some(_)) => {}
@@ -489,7 +535,8 @@ impl Worker {
             };
             let waker = Waker::from(Arc::clone(&guest.signal));
             let cx = &mut Context::from_waker(&waker);
-            while guest.input.len() < CLIENT_READ_BYTES_MIN
+            while !self.draining
+                && guest.input.len() < CLIENT_READ_BYTES_MIN
                 && let Poll::Ready(read) = read_into(guest, &mut self.scratch, cx)
             {
                 match read {
@@ -526,7 +573,7 @@ impl Worker {
         let (session, env) = (Arc::clone(&self.session), self.common.env.clone());
         let sparing = self.sparing.get_or_insert_with(|| {
             self.common.env.spawn(async move {
-                match prove(&session, &env).await {
+                match prove_for_client(&session, &env).await {
                     Ok(proven) => Some(proven),
                     Err(error) => {
                         tracing::debug!(%error, "no spare connection");

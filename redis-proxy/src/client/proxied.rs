@@ -143,7 +143,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..64), known in 0..3usize) {
-            let begin: &[u8] = [b"", b"PROXY ", v2::PROTOCOL_PREFIX][known];
+            let begin = [&b""[..], b"PROXY ", v2::PROTOCOL_PREFIX][known];
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let _ = runtime.block_on(read(&[begin, &bytes].concat()));
         }

@@ -9,7 +9,9 @@ NIGHTLY_CASES ?= 100000
 FUZZ_SECONDS ?= 60
 # How many random commands `make compare` sends.
 COMPARE_COMMANDS ?= 1000000
-FUZZ_TARGETS := record values directory
+# How many reads each half of `make hunt` sees answered.
+HUNT_READS ?= 10000000
+FUZZ_TARGETS := record values directory request pass reply stream psync
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the client libraries are that tests run against the proxy.
 CLIENTS := $(TARGET)/clients
@@ -18,7 +20,7 @@ CLIENTS := $(TARGET)/clients
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions clients compare
+.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions clients compare hunt
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -26,13 +28,14 @@ help:
 	@echo 'make test   run every test, over real processes'
 	@echo 'make versions  fetch the servers of other versions that are tested, into $(TARGET)/servers'
 	@echo 'make nightly  run the storage property tests $(NIGHTLY_CASES) times instead of 256 (NIGHTLY_CASES=N for another number)'
-	@echo 'make fuzz   feed everything that reads bytes of a disk with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
+	@echo 'make fuzz   feed everything that reads bytes of a disk or a connection with what a fuzzer thinks of, $(FUZZ_SECONDS) s each (FUZZ_SECONDS=N)'
 	@echo 'make clients  install the client libraries that tests run against the proxy'
 	@echo 'make compare  $(COMPARE_COMMANDS) random commands to a plain Redis and through the proxy (COMPARE_COMMANDS=N, COMPARE_SEED=S)'
+	@echo 'make hunt   $(HUNT_READS) reads while everything is killed and stopped; none may see what is lost (HUNT_READS=N, HUNT_SEED=S)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
-	@echo 'make bench  compare with a stock Redis on this machine'
+	@echo 'make bench  compare with a stock Redis and with twemproxy on this machine: 20 minutes, and some 30 GB of disk in TMPDIR'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
-	@echo 'make bench-connections  10,000 clients at once: memory and latency (20,000 open files are needed)'
+	@echo 'make bench-connections  10,000 clients at once: memory and latency (fewer with their own server connections, where ulimit -Hn is below 20,100)'
 	@echo 'make bench-open    how long a node takes to open 10 GiB, and how much memory (12 GiB of disk)'
 	@echo 'make clean  make down, then remove $(DIR) and everything built'
 
@@ -65,6 +68,13 @@ compare: servers
 	REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0 COMPARE_COMMANDS=$(COMPARE_COMMANDS) \
 		$(CARGO) test --workspace $(PLANTED) --test same_as_redis -- --exact --nocapture a_random_program_is_answered_as_by_a_plain_server
 
+# By cargo's own runner, for the same reason: first with clients that have their own connections to the server, then with those that
+# share them.
+hunt: servers
+	$(CARGO) build --workspace --bins $(PLANTED)
+	REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0 HUNT_READS=$(HUNT_READS) \
+		$(CARGO) test --workspace $(PLANTED) --test dirty_read -- --nocapture --test-threads=1 ever_sees_what_the_journal_does_not_hold
+
 # Each target for FUZZ_SECONDS. What fails is kept in fuzz/artifacts, what reaches further in fuzz/corpus. Without a sanitizer, as
 # no crate of this project may hold unsafe code; the flags for coverage are not stable, hence the variable.
 fuzz: cxx
@@ -96,7 +106,7 @@ bench-append:
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- append
 
-bench-connections:
+bench-connections: servers
 	$(CARGO) build --release --workspace
 	$(CARGO) run --release -p redoubt-benches -- connections
 

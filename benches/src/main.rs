@@ -9,12 +9,15 @@
 mod append;
 mod connections;
 mod cpu;
+mod generator;
+mod load;
 mod nodes;
 mod open;
 mod stock;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Compares Redoubt with what does less.
 #[derive(Parser)]
@@ -25,11 +28,10 @@ struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// A whole cluster beside a stock server.
-    Stock {
-        /// Rounds; the median is told.
-        rounds: Option<usize>,
-    },
+    /// A whole cluster beside stock servers, and beside a proxy that keeps nothing.
+    Stock(stock::Wanted),
+    /// The load generator of `stock` beside redis-benchmark.
+    Generator,
     /// The journal's appends beside a bare quorum append.
     Append {
         /// Rounds; the median is told.
@@ -41,10 +43,11 @@ enum What {
         #[arg(long)]
         depth: Option<usize>,
     },
-    /// Many clients at once, most of them idle.
+    /// Many clients at once, half of them idle.
     Connections {
         /// How many.
-        connections: Option<usize>,
+        #[arg(default_value_t = connections::CLIENTS)]
+        clients: usize,
     },
     /// How long a journal node takes to open what it holds, and how much memory.
     Open {
@@ -62,9 +65,14 @@ enum What {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
-    match Args::parse().what {
-        What::Stock { rounds } => stock::run(rounds).await,
+async fn main() -> ExitCode {
+    let done = match Args::parse().what {
+        What::Stock(wanted) => stock::run(wanted).await,
+        What::Connections { clients } => connections::run(clients).await,
+        What::Generator => {
+            generator::run().await;
+            Ok(())
+        }
         What::Append {
             rounds,
             payload,
@@ -73,13 +81,26 @@ async fn main() {
             let payloads = payload.map_or(append::PAYLOADS.to_vec(), |one| vec![one]);
             let depths = depth.map_or(append::DEPTHS.to_vec(), |one| vec![one]);
             append::run(rounds, &payloads, &depths).await;
+            Ok(())
         }
-        What::Connections { connections } => connections::run(connections).await,
-        What::Open { gib } => open::run(gib).await,
+        What::Open { gib } => {
+            open::run(gib).await;
+            Ok(())
+        }
         What::BareNode {
             port,
             file,
             followers,
-        } => append::bare::node(port, &file, &followers).expect("the bare node ended"),
+        } => {
+            append::bare::node(port, &file, &followers).expect("the bare node ended");
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("{what}");
+            ExitCode::FAILURE
+        }
     }
 }

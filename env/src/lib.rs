@@ -11,10 +11,12 @@
 mod clock;
 pub mod files;
 pub mod net;
+mod open_files;
 pub mod planted;
 pub mod sim_files;
 mod task;
 
+pub use open_files::raise_open_files;
 pub use task::{Elapsed, Task};
 
 use clock::{Clock, RealClock};

@@ -7,6 +7,8 @@ pub mod tls;
 pub use listeners::Listeners;
 pub use prepared::{Prepare, Prepared};
 
+use redoubt_types::limits::{TCP_KEEPALIVE_EVERY, TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_PROBES};
+use rustix::net::sockopt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -54,6 +56,7 @@ impl Net for RealNet {
             }
             let stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
+            keep_alive(&stream)?;
             Ok(Box::new(stream) as Box<dyn Conn>)
         })
     }
@@ -64,6 +67,16 @@ impl Net for RealNet {
             Ok(Box::new(RealListener(listener)) as Box<dyn Listener>)
         })
     }
+}
+
+/// Has a connection fail whose other side is gone without a word, also while it is idle. There is no limit for unacknowledged
+/// bytes (`TCP_USER_TIMEOUT`): it would hit those too whose other side takes none for now, as a server in a long script does.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, TCP_KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, TCP_KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, TCP_KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 impl Listener for RealListener {

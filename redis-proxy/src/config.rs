@@ -6,7 +6,7 @@ use redoubt_env::Env;
 use redoubt_env::net::tls::{ClientFiles, Identity, ServerFiles, TlsNet, TlsServer};
 use redoubt_env::net::{Net, UNIX};
 use redoubt_types::limits::{
-    LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX,
+    LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, OTHER_OPEN_FILES, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX,
 };
 use redoubt_types::{JournalName, ParseIdError};
 use std::fmt;
@@ -119,14 +119,20 @@ pub struct Config {
     pub uncommitted_bytes_max: u64,
 
     /// Client connections at most; further ones are closed at once. A little less than Redis' own default:
-    /// each takes one connection to the server, whose `maxclients` must leave a few more for fence and capture.
+    /// each may take one connection to the server, whose `maxclients` must leave a few more for the proxy's own. As many at
+    /// most as the process may open files for (`ulimit -Hn`): two each, or one where clients share.
     #[arg(long, default_value_t = 9_900)]
     pub clients_max: usize,
 
-    /// Whether clients share a connection to the server as long as their commands allow it. It costs the server less. Not
-    /// yet by default: see its limits in docs/semantics.md.
-    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    /// Whether clients share a connection to the server as long as their commands allow it. It costs the server less. What
+    /// shows of it: docs/semantics.md.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub shared_upstream: bool,
+
+    /// Whether a read of clients who share a connection leaves before everything that was executed before it is committed,
+    /// if no uncommitted effect can have touched its keys. Without it every read waits as a write does.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub clean_reads: bool,
 }
 
 fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {
@@ -238,6 +244,18 @@ impl Config {
         scaled(LEASE_RENEW_EVERY, self.lease())
     }
 
+    /// How many of `clients_max` clients a process can serve that may open so many files (`None`: any number). One that can't be
+    /// served is told so at once; without this it would wait for a connection to the server up to the deadline.
+    pub fn clients_that_fit(&self, files: Option<u64>) -> usize {
+        // Of those who share, the few that need a connection of their own have to find room.
+        let each = if self.shared_upstream { 1 } else { 2 };
+        let Some(files) = files else {
+            return self.clients_max;
+        };
+        let fit = files.saturating_sub(OTHER_OPEN_FILES) / each;
+        self.clients_max.min(usize::try_from(fit).unwrap_or(usize::MAX))
+    }
+
     /// How long a reply is held before its connection is closed instead.
     pub fn release_deadline(&self) -> Duration {
         Duration::from_millis(self.release_deadline_ms)
@@ -275,5 +293,26 @@ mod tests {
         );
         let bad = ["redoubt-proxy", "--endpoints", "a:1", "--lease-ms", "3"];
         assert!(Config::try_parse_from(bad).is_err());
+    }
+
+    #[test]
+    fn a_client_with_its_own_server_connection_takes_two_files() {
+        let config = |line: &str| {
+            let args = ["redoubt-proxy", "--endpoints", "a:1"].into_iter();
+            Config::try_parse_from(args.chain(line.split_whitespace())).unwrap()
+        };
+        let own = config("--clients-max 1000");
+        let shared = config("--clients-max 1000 --shared-upstream true");
+        for (files, of_own, of_shared) in [
+            (None, 1000, 1000),
+            (Some(2000 + OTHER_OPEN_FILES), 1000, 1000),
+            (Some(1999 + OTHER_OPEN_FILES), 999, 1000),
+            (Some(1000 + OTHER_OPEN_FILES), 500, 1000),
+            (Some(OTHER_OPEN_FILES), 0, 0),
+            (Some(1), 0, 0),
+        ] {
+            assert_eq!(own.clients_that_fit(files), of_own, "{files:?} files");
+            assert_eq!(shared.clients_that_fit(files), of_shared, "{files:?} files");
+        }
     }
 }

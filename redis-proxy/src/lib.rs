@@ -4,7 +4,8 @@
 //! Modules in the order in which a write passes them: a client's command goes to the server ([`client`],
 //! [`upstream`]); its effects come back over the replication link ([`capture`]) and go to the journal
 //! ([`append`]); its reply waits for that ([`hold`]). How a server comes to be served at all is decided in
-//! [`takeover`], and what is served under is a [`session`]. How much clients may pass on is the [`pressure`].
+//! [`takeover`], and what is served under is a [`session`]. How much clients may pass on is the [`pressure`],
+//! and a [`pause`] what they have forbidden each other.
 
 pub mod client;
 pub mod upstream;
@@ -21,7 +22,12 @@ pub mod session;
 
 pub mod pressure;
 
+pub mod pause;
+
 pub mod config;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 use client::Options;
 use config::Config;

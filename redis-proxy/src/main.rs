@@ -1,6 +1,6 @@
 //! `redoubt-proxy`: arguments, logs and signals around [`redoubt_proxy::run`].
 
-use redoubt_env::Env;
+use redoubt_env::{Env, raise_open_files};
 use redoubt_proxy::config::Config;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -9,13 +9,17 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let config = Config::of_process();
+    let mut config = Config::of_process();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    match raise_open_files() {
+        Ok(files) => fit(&mut config, files),
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
+    }
     // One thread: on the machines that a cell shares with its server, a second one costs more than it brings.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -48,6 +52,21 @@ async fn hang_ups(tell: mpsc::Sender<()>) {
     while hangups.recv().await.is_some() {
         // One that waits stands for those after it.
         let _ = tell.try_send(());
+    }
+}
+
+/// Allows no more clients than there are files for.
+fn fit(config: &mut Config, files: Option<u64>) {
+    let clients_max = config.clients_that_fit(files);
+    if clients_max < config.clients_max {
+        let asked = config.clients_max;
+        tracing::warn!(
+            ?files,
+            asked,
+            clients_max,
+            "there are too few open files for --clients-max"
+        );
+        config.clients_max = clients_max;
     }
 }
 

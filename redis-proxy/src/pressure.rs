@@ -14,14 +14,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
+/// How many request bytes had been passed on at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
 /// What is between the clients and the server's replica buffer.
 #[derive(Debug)]
 pub struct Pressure {
     uncommitted_max: u64,
     known: Mutex<Known>,
     on: watch::Sender<bool>,
-    /// Request bytes that were passed on since the last fence.
+    /// Request bytes that were passed on in all.
     passed: AtomicU64,
+    /// How many of them had been when the newest fence that was answered was asked for.
+    fenced_at: AtomicU64,
     /// Told at each fence.
     fenced: Notify,
 }
@@ -49,6 +55,7 @@ impl Pressure {
             }),
             on: watch::Sender::new(false),
             passed: AtomicU64::new(0),
+            fenced_at: AtomicU64::new(0),
             fenced: Notify::new(),
         }
     }
@@ -62,13 +69,24 @@ impl Pressure {
         self.weigh(known);
     }
 
-    /// A fence told how far the server has written.
-    pub(crate) fn written(&self, written: Offset) {
+    /// How much has been passed on, to be asked *before* a fence is: what is passed on while it is under way is not among
+    /// what it tells of.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.passed.load(Ordering::Relaxed))
+    }
+
+    /// A fence that was asked for at `asked` told how far the server has written.
+    pub(crate) fn written(&self, written: Offset, asked: Mark) {
         let mut known = self.lock();
         // Several ask for fences, so that answers may overtake each other.
         known.written = known.written.max(written);
         self.weigh(known);
-        self.passed.store(0, Ordering::Relaxed);
+        let counted = if planted::on("fence_counts_what_came_after_it") {
+            self.mark()
+        } else {
+            asked
+        };
+        self.fenced_at.fetch_max(counted.0, Ordering::Relaxed);
         self.fenced.notify_waiters();
     }
 
@@ -100,7 +118,10 @@ impl Pressure {
 
     /// Whether requests may be passed on before the next fence.
     pub(crate) fn may_pass(&self) -> bool {
-        self.passed.load(Ordering::Relaxed) < PASSED_BYTES_MAX || planted::on("passed_without_bound")
+        // In this order: `passed` is never below the mark that was taken of it.
+        let fenced_at = self.fenced_at.load(Ordering::Relaxed);
+        let since = self.passed.load(Ordering::Relaxed).saturating_sub(fenced_at);
+        since < PASSED_BYTES_MAX || planted::on("passed_without_bound")
     }
 
     /// Has a fence asked with `ask`, unless requests may be passed on already, and waits for it. Cancel-safe.
@@ -148,9 +169,9 @@ mod tests {
     #[test]
     fn what_the_server_has_written_presses_before_it_is_captured() {
         let p = Pressure::new(1000, at(0));
-        p.written(at(1000));
+        p.written(at(1000), p.mark());
         assert!(!pressed(&p));
-        p.written(at(1001));
+        p.written(at(1001), p.mark());
         assert!(pressed(&p));
         p.capture(at(14), at(14), false);
         assert!(
@@ -165,7 +186,7 @@ mod tests {
     fn it_is_on_while_capture_is_down() {
         let p = Pressure::new(1000, at(0));
         p.capture(at(0), at(0), true);
-        p.written(at(1));
+        p.written(at(1), p.mark());
         assert!(pressed(&p), "a fence changes nothing about it");
         p.capture(at(0), at(0), false);
         assert!(!pressed(&p));
@@ -176,7 +197,32 @@ mod tests {
         let p = Pressure::new(1000, at(0));
         p.passed(PASSED_BYTES_MAX as usize);
         assert!(!p.may_pass());
-        p.written(at(5000));
+        p.written(at(5000), p.mark());
         assert!(p.may_pass() && pressed(&p));
+    }
+
+    #[test]
+    fn a_fence_counts_for_what_was_passed_before_it_and_for_nothing_else() {
+        let p = Pressure::new(u64::MAX, at(0));
+        p.passed(1);
+        let (older, newer) = (p.mark(), {
+            p.passed(PASSED_BYTES_MAX as usize);
+            p.mark()
+        });
+        p.written(at(1), older);
+        assert!(!p.may_pass(), "all but one byte came behind it");
+        p.written(at(2), newer);
+        assert!(p.may_pass());
+        p.written(at(1), older);
+        assert!(p.may_pass(), "an older one takes nothing back");
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    #[test]
+    fn catches_a_fence_that_counts_for_what_came_after_it() {
+        planted::assert_catches(
+            "a_fence_counts_for_what_was_passed_before_it_and_for_nothing_else",
+            "fence_counts_what_came_after_it",
+        );
     }
 }

@@ -5,11 +5,13 @@
 //! it is over.
 
 use crate::client::peers::Peers;
-use crate::hold::Hold;
+use crate::hold::{CleanReads, Hold};
+use crate::pause::Pause;
 use crate::pressure::Pressure;
 use crate::upstream::Upstream;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Why a session is over.
@@ -55,8 +57,12 @@ pub struct Session {
     pub upstream: Upstream,
     /// What decides when a reply may leave.
     pub hold: Hold,
+    /// What tells which reads need not wait for that.
+    pub clean: CleanReads,
     /// What decides whether requests may be passed on.
     pub pressure: Pressure,
+    /// What its clients have paused.
+    pub pause: Pause,
     /// Whom it serves.
     pub peers: Peers,
     ended: watch::Sender<Option<EndReason>>,
@@ -80,7 +86,9 @@ impl Session {
             peers: Peers::new(upstream.own_user()),
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
+            clean: CleanReads::new(hold.committed()),
             hold,
+            pause: Pause::default(),
             ended: watch::Sender::new(None),
         }
     }
@@ -96,6 +104,16 @@ impl Session {
         });
     }
 
+    /// Ends the session when what is returned is dropped, if it is not over by then: for tasks without which it is of no use,
+    /// however they end.
+    pub(crate) fn end_with_guard(self: &Arc<Self>, why: &'static str) -> EndGuard {
+        EndGuard {
+            session: Arc::clone(self),
+            why,
+            armed: true,
+        }
+    }
+
     /// Why the session is over, `None` while it is not.
     pub fn ended(&self) -> Option<EndReason> {
         self.ended.borrow().clone()
@@ -107,6 +125,28 @@ impl Session {
         match ended.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(EndReason::Shutdown),
             Err(_) => EndReason::Shutdown,
+        }
+    }
+}
+
+/// See [`Session::end_with_guard`].
+pub(crate) struct EndGuard {
+    session: Arc<Session>,
+    why: &'static str,
+    armed: bool,
+}
+
+impl EndGuard {
+    /// The task may end from now on.
+    pub(crate) fn disarm(&mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if self.armed {
+            self.session.end(EndReason::ServerChanged(self.why.to_owned()));
         }
     }
 }

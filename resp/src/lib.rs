@@ -8,6 +8,8 @@
 //! In data-path order: what clients send ([`request`]), what servers answer ([`reply`], [`info`]), what a
 //! master sends its replicas ([`stream`]), and how a replica and a master agree to talk ([`psync`]).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod info;
 mod number;
 pub mod psync;

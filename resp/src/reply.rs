@@ -12,7 +12,7 @@ pub use rewrite::ReplyRewriter;
 pub use scan::ReplyScanner;
 pub use value::{Value, parse_frame};
 
-use redoubt_types::limits::{REPLY_BULK_BYTES_MAX, REPLY_ELEMENTS_MAX, RESP_DEPTH_MAX};
+use redoubt_types::limits::{REPLY_BULK_BYTES_MAX, REPLY_ELEMENTS_MAX};
 
 /// Why bytes can't be a server's answers. All of them are final: no boundary behind them can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +29,9 @@ pub enum ReplyError {
     /// A bulk string has more than [`REPLY_BULK_BYTES_MAX`] bytes.
     #[error("an answer has a string of {0} bytes, more than {REPLY_BULK_BYTES_MAX}")]
     BulkTooLong(u64),
-    /// Aggregates are nested deeper than [`RESP_DEPTH_MAX`].
-    #[error("an answer is nested deeper than {RESP_DEPTH_MAX}")]
+    /// Aggregates are nested deeper than [`REPLY_DEPTH_MAX`](redoubt_types::limits::REPLY_DEPTH_MAX), or than
+    /// [`RESP_DEPTH_MAX`](redoubt_types::limits::RESP_DEPTH_MAX) in what is decoded.
+    #[error("an answer is nested too deep")]
     TooDeep,
     /// A line or string does not end with CR LF.
     #[error("an answer does not end where it says")]

@@ -8,6 +8,9 @@
 
 mod inline;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use inline::split_args as split_line;
+
 use crate::number::{signed, whole_header};
 use bytes::{Buf, Bytes, BytesMut};
 use redoubt_types::limits::{

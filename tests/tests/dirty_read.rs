@@ -6,9 +6,12 @@
     reason = "tests drive real clocks, and what fails in them is a failed test"
 )]
 
-use redoubt_tests::{DevCluster, Options, Raw, Tokens, assert_catches, connect, eventually};
+mod hunt;
+
+use hunt::{Plan, hunt};
+use redoubt_tests::{DevCluster, Options, Raw, assert_catches, connect, eventually};
 use rustix::process::Signal;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -110,92 +113,48 @@ async fn past_the_deadline_the_reader_is_closed_and_shown_nothing() {
     cluster.down().await;
 }
 
-/// A run of misfortunes, each a function of the seed.
-struct Dice(u64);
+/// Reads of a hunt in a run of the whole suite. `make hunt` asks for as many as it is told.
+const READS: u64 = 100_000;
+/// Misfortunes of such a hunt.
+const BLOWS: u64 = 7;
 
-impl Dice {
-    /// Below `n`.
-    fn roll(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % n
-    }
-
-    async fn pause(&mut self, ms_min: u64, ms_max: u64) {
-        let ms = ms_min + self.roll(ms_max - ms_min);
-        tokio::time::sleep(Duration::from_millis(ms)).await;
-    }
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}")))
 }
 
-/// The leader and another node stand still, the master goes on writing, and then all that may know of it dies.
-async fn disaster(cluster: &DevCluster, dice: &mut Dice) {
-    let leader = cluster.leader().await;
-    let nodes = ["journal-1", "journal-2", "journal-3"];
-    let others: Vec<_> = nodes.into_iter().filter(|name| *name != leader).collect();
-    let other = others[dice.roll(2) as usize];
-    for name in [&leader, other] {
-        cluster.signal(name, Signal::STOP);
+fn plan(shared: bool) -> Plan {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Plan {
+        seed: number("HUNT_SEED").unwrap_or(now.as_nanos() as u64),
+        reads: number("HUNT_READS").unwrap_or(READS),
+        blows: BLOWS,
+        shared,
     }
-    dice.pause(300, 2000).await;
-    cluster.kill_all(&["master-1", "proxy-1", &leader, other]).await;
 }
 
 #[tokio::test]
 async fn no_reader_ever_sees_what_the_journal_does_not_hold() {
-    let given = std::env::var("REDOUBT_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let seed = given.unwrap_or(now.as_nanos() as u64);
-    println!("REDOUBT_SEED={seed}");
-    let mut dice = Dice(seed);
-    let mut cluster = DevCluster::start(Options::default()).await;
-    let tokens = Tokens::start(cluster.port("proxy-1"), 12, "hunt");
-    tokens.progress(200, SOON).await;
-    let end = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < end {
-        let first = 1 + dice.roll(3);
-        let (one, next) = (format!("journal-{first}"), format!("journal-{}", 1 + first % 3));
-        match dice.roll(8) {
-            0 => disaster(&cluster, &mut dice).await,
-            1 | 2 => {
-                cluster.kill_all(&[&one]).await;
-            }
-            3 | 4 => {
-                cluster.signal(&one, Signal::STOP);
-                dice.pause(500, 3500).await;
-                cluster.signal(&one, Signal::CONT);
-            }
-            5 | 6 => {
-                cluster.signal(&one, Signal::STOP);
-                cluster.signal(&next, Signal::STOP);
-                dice.pause(300, 3000).await;
-                cluster.signal(&one, Signal::CONT);
-                cluster.signal(&next, Signal::CONT);
-            }
-            _ => cluster.kill_all(&[&one, &next]).await,
-        }
-        tokens.progress(100, Duration::from_secs(60)).await;
-    }
-    disaster(&cluster, &mut dice).await;
-    tokens.progress(100, Duration::from_secs(60)).await;
-    let outcome = tokens.stop().await;
-    let seen: usize = outcome.seen.values().map(|s| s.len()).sum();
-    println!(
-        "{} acknowledged, {seen} tokens seen by readers, longest gap {:?}",
-        outcome.acked_count(),
-        outcome.outage
-    );
-    cluster.assert_nothing_lost(&outcome).await;
-    cluster.down().await;
+    hunt(plan(false)).await;
+}
+
+#[tokio::test]
+async fn no_reader_of_those_who_share_ever_sees_what_the_journal_does_not_hold() {
+    hunt(plan(true)).await;
 }
 
 #[test]
 fn catches_readers_that_see_what_is_lost() {
     assert_catches(
         "no_reader_ever_sees_what_the_journal_does_not_hold",
+        "hold_no_hold",
+    );
+}
+
+#[test]
+fn catches_readers_who_share_and_see_what_is_lost() {
+    assert_catches(
+        "no_reader_of_those_who_share_ever_sees_what_the_journal_does_not_hold",
         "hold_no_hold",
     );
 }

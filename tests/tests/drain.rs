@@ -1,6 +1,7 @@
 //! A proxy that is told to stop owes nobody an answer, and gives its lease back.
 #![allow(clippy::expect_used, reason = "what fails here fails a test")]
 
+#[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
 use redoubt_env::Env;

@@ -152,8 +152,8 @@ async fn h11_no_client_can_pause_kill_or_fail_over_the_server() {
     let (port, before) = (cluster.port("proxy-1"), epoch(&cluster).await);
     let mut client = Raw::connect(port).await;
     let refused: [&[&[u8]]; 8] = [
-        &[b"CLIENT", b"PAUSE", b"100000"],
-        &[b"client", b"pause", b"100000", b"WRITE"],
+        &[b"CLIENT", b"PAUSE", b"100000", b"ALL", b"x"],
+        &[b"client", b"pause", b"100000", b"x", b"y", b"z"],
         &[b"CLIENT", b"KILL", b"TYPE", b"replica"],
         &[b"CLIENT", b"KILL", b"TYPE", b"normal"],
         &[b"CLIENT", b"KILL", b"ID", b"1"],
@@ -170,7 +170,13 @@ async fn h11_no_client_can_pause_kill_or_fail_over_the_server() {
             "{text}"
         );
     }
+    // A pause is of clients, the server knows nothing of it: so a fence, and with it the answer, is not kept.
+    client.send(&[b"CLIENT", b"PAUSE", b"100000", b"WRITE"]).await;
+    client.expect("+OK\r\n", SOON).await;
     client.send(&[b"SET", b"k", b"v"]).await;
+    let mut ends = Raw::connect(port).await;
+    ends.send(&[b"CLIENT", b"UNPAUSE"]).await;
+    ends.expect("+OK\r\n", SOON).await;
     client.expect("+OK\r\n", SOON).await;
     // In a transaction a refusal is an error like another: nothing of it happens.
     client.send(&[b"MULTI"]).await;

@@ -1,4 +1,5 @@
-//! H9 over real processes: whose offset is it? Nothing that was held when the server changed is released.
+//! H9 and H25 over real processes: whose offset is it, and is it a master's? Nothing that was held when the server changed is
+//! released.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -284,5 +285,57 @@ fn catches_connections_that_are_not_proven() {
     assert_catches(
         "h09_an_address_that_leads_elsewhere_shows_nobody_another_servers_data",
         "h09_no_run_id",
+    );
+}
+
+#[tokio::test]
+async fn h25_a_master_amid_a_failover_gives_no_fence() {
+    let (fence, attach) = (
+        Marker::new("pause_before_fence"),
+        Marker::new("pause_before_attach"),
+    );
+    let mut cluster = cluster_with(&[&fence, &attach], Vec::new()).await;
+    let mut client = client_of(&cluster).await;
+    let mut master = connect(cluster.port("master-1")).await;
+    fence.hold();
+    attach.hold();
+    client.send(&[b"SET", b"held", b"1"]).await;
+    journalled(&cluster, "held").await;
+    client
+        .stays_silent(Duration::from_millis(300), "a reply without a fence")
+        .await;
+    // Past the proxy, which refuses it. The master looks for the replica that has everything: the capture. It takes itself for
+    // one of that, keeps its replid, and asks again and again where nobody answers.
+    redis::cmd("FAILOVER").exec_async(&mut master).await.unwrap();
+    eventually("the shape of a replica", SOON, || {
+        let mut master = master.clone();
+        async move {
+            let role = info_field(&mut master, "replication", "role").await;
+            let state = info_field(&mut master, "replication", "master_failover_state").await;
+            if role == "slave" && state == "failover-in-progress" {
+                Ok(())
+            } else {
+                Err(format!("{role}, {state}"))
+            }
+        }
+    })
+    .await;
+    fence.let_go();
+    client
+        .closes_without_a_byte(SOON, "a reply without a master's fence")
+        .await;
+    attach.let_go();
+    // Whoever began it ends it, unless it has ended by itself.
+    let ended = redis::cmd("FAILOVER").arg("ABORT").exec_async(&mut master).await;
+    println!("FAILOVER ABORT: {ended:?}");
+    serves_again(&cluster, "held", "1").await;
+    cluster.down().await;
+}
+
+#[test]
+fn catches_a_fence_of_whatever_role() {
+    assert_catches(
+        "h25_a_master_amid_a_failover_gives_no_fence",
+        "h25_any_role_is_a_fence",
     );
 }

@@ -1,5 +1,5 @@
-//! H17, H23 over real servers of several versions: one that could pass over what the journal holds is not promoted, however
-//! well it is fed; a newer one is; one that is too old is refused with the reason.
+//! H17, H23, H24 over real servers of several versions: one that could pass over what the journal holds is not promoted, however
+//! well it is fed; a newer one is; one that is too old is refused with the reason; each reads what a full sync begins with.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ mod standby;
 
 use redoubt_client::Session;
 use redoubt_tests::{
-    DevCluster, Options, Server, assert_catches, connect, eventually, info_field, redoubt, run, stock,
+    DevCluster, Options, Server, assert_catches, bloom, connect, eventually, info_field, redoubt, run, stock,
     try_connect, wait_equal,
 };
 use standby::Standby;
@@ -24,14 +24,19 @@ const AGAIN: Duration = Duration::from_secs(40);
 const PROMOTES: &str = "next: promote the server";
 const ACQUIRES: &str = "next: acquire the next epoch";
 
-/// A cluster whose journal holds `k`, written in a database that not every server has, and that nobody writes to any more.
-async fn journal_without_a_writer() -> DevCluster {
-    let args = ["master", "replica"].map(|kind| ["--databases", "32"].map(|arg| (kind, arg.to_owned())));
+/// A cluster whose servers have these arguments.
+async fn cluster_of(args: &[&str]) -> DevCluster {
+    let of = |kind| args.iter().map(move |arg| (kind, (*arg).to_owned()));
     let options = Options {
-        args: args.concat(),
+        args: ["master", "replica"].into_iter().flat_map(of).collect(),
         ..Options::default()
     };
-    let cluster = DevCluster::start(options).await;
+    DevCluster::start(options).await
+}
+
+/// A cluster whose journal holds `k`, written in a database that not every server has, and that nobody writes to any more.
+async fn journal_without_a_writer() -> DevCluster {
+    let cluster = cluster_of(&["--databases", "32"]).await;
     run(
         &mut connect(cluster.port("proxy-1")).await,
         "SELECT 30|SET k v|SELECT 0|SET k v",
@@ -148,6 +153,104 @@ fn catches_a_server_that_is_promoted_whatever_it_understands() {
         "h17_a_newer_server_is_promoted_and_then_an_older_one_is_not",
         "h17_any_server",
     );
+}
+
+#[tokio::test]
+async fn h17_a_server_without_the_journals_module_is_not_promoted() {
+    let module = bloom().to_string_lossy().into_owned();
+    let with = ["--loadmodule", &*module];
+    let mut cluster = cluster_of(&with).await;
+    let add = "BF.RESERVE f 0.01 1000|BF.MADD f a b c|BF.ADD g a|SET k v";
+    run(&mut connect(cluster.port("proxy-1")).await, add).await;
+    let recorded = session(&cluster).await.server;
+    assert!(recorded.ends_with(", module bf 20802"), "{recorded}");
+    // Its commands mean the same on a replica, after a restart of the master, and in a server of the journal alone.
+    let killed = cluster.kill("master-1");
+    cluster.restarted("master-1", killed).await;
+    eventually("service again", AGAIN, || async {
+        let mut conn = try_connect(cluster.port("proxy-1")).await?;
+        redis::cmd("BF.ADD").arg("f").arg("d").exec_async(&mut conn).await
+    })
+    .await;
+    let mut master = connect(cluster.port("master-1")).await;
+    wait_equal(&mut master, &mut connect(cluster.port("replica-1")).await).await;
+    let rebuilt = Server::start(&with).await;
+    cluster.rebuild_into(&rebuilt).await;
+    wait_equal(&mut master, &mut rebuilt.connect().await).await;
+    cluster.dev("stop", "proxy-1").await;
+
+    let stock_server = Path::new("redis-server");
+    let without = fed(&cluster, stock_server, &[]).await;
+    refused(
+        &cluster,
+        &without,
+        "the server does not have the module bf 20802 (or newer)",
+    )
+    .await;
+    drop(without);
+    let fit = fed(&cluster, stock_server, &with).await;
+    let standby = Standby::start(&cluster, fit.port, None).await;
+    let held = eventually("service by the server that has it", AGAIN, || async {
+        let mut conn = try_connect(standby.port).await?;
+        let mut ask = redis::cmd("BF.MEXISTS");
+        ask.arg("f")
+            .arg(&["a", "d", "e"])
+            .query_async::<Vec<bool>>(&mut conn)
+            .await
+    })
+    .await;
+    assert_eq!(held, [true, true, false]);
+    standby.kill().await;
+    cluster.down().await;
+}
+
+#[test]
+fn catches_a_server_that_is_promoted_without_the_module() {
+    assert_catches(
+        "h17_a_server_without_the_journals_module_is_not_promoted",
+        "h17_any_server",
+    );
+}
+
+/// As long as the journal is never trimmed, the only base is the empty one that a full sync begins with.
+#[tokio::test]
+async fn h24_every_server_reads_the_base_that_a_full_sync_begins_with() {
+    let mut cluster = journal_without_a_writer().await;
+    let stocks = [
+        "redis-6.2.5",
+        "redis-7.2.4",
+        "redis-7.4.1",
+        "redis-8.2.3",
+        "valkey-8.1.8",
+        "valkey-9.1.2",
+    ];
+    let programs = stocks.into_iter().map(stock).chain(["redis-server".into()]);
+    for program in programs {
+        let server = fed(&cluster, &program, &["--databases", "32"]).await;
+        let (conn, program) = (server.connect().await, program.display().to_string());
+        eventually("what the journal holds", SOON, || {
+            let (mut conn, program) = (conn.clone(), program.clone());
+            async move {
+                let mut holds = Vec::new();
+                for db in ["0", "30"] {
+                    redis::cmd("SELECT").arg(db).exec_async(&mut conn).await?;
+                    let k: Option<String> = redis::cmd("GET").arg("k").query_async(&mut conn).await?;
+                    holds.extend(k);
+                }
+                if holds == ["v", "v"] {
+                    return Ok(());
+                }
+                let told = format!("{program}: {holds:?}");
+                Err(redis::RedisError::from((
+                    redis::ErrorKind::ClientError,
+                    "not yet",
+                    told,
+                )))
+            }
+        })
+        .await;
+    }
+    cluster.down().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! it passes on.
 #![allow(clippy::expect_used, reason = "what fails here fails a test")]
 
+#[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
 use redoubt_tests::{DevCluster, Options, Raw, Server, eventually, wait_equal};

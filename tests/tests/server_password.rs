@@ -2,6 +2,7 @@
 //! plain server.
 #![allow(clippy::expect_used, reason = "what fails here fails a test")]
 
+#[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
 use redis::aio::MultiplexedConnection;

@@ -1,6 +1,7 @@
 //! TLS towards clients and towards the server, against the server's own TLS and `redis-cli`.
 #![allow(clippy::expect_used, reason = "what fails here fails a test")]
 
+#[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};

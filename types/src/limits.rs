@@ -24,12 +24,17 @@ pub const BACKLOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Overlap that is compared when capture begins, bytes at most (H16).
 pub const OVERLAP_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Depth of nested RESP aggregates at most: 7 is the deepest that a stock server sends.
+/// Depth of nested RESP aggregates at most in what is decoded, not only passed on: 7 is the deepest that a stock server
+/// sends by itself.
 pub const RESP_DEPTH_MAX: usize = 32;
-/// Elements of one aggregate at most, as in Redis (`1024*1024*1024` there; fewer here bounds memory).
-pub const RESP_ELEMENTS_MAX: u64 = 1024 * 1024;
-/// Length of one bulk string at most, bytes: Redis' default `proto-max-bulk-len`.
-pub const BULK_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Depth of nested aggregates at most in an answer that is passed on. Deeper than any script's: those end at Lua's stack limit,
+/// at 7,995 on Redis 7.0. A level costs 16 bytes while it is open.
+pub const REPLY_DEPTH_MAX: usize = 10_000;
+/// Arguments of one command at most, as servers have it. Nothing is kept of each.
+pub const RESP_ELEMENTS_MAX: u64 = i32::MAX as u64;
+/// Length of one argument of a command at most, bytes. A server's own limit is less by default (`proto-max-bulk-len`, 512 MB),
+/// may be set to more, and is the server's to tell: what it takes must be readable in its stream.
+pub const BULK_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Length of one inline command or header line at most, bytes, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -44,7 +49,7 @@ pub const REQUEST_HEAD_ARG_BYTES_MAX: usize = 1024;
 pub const REPLY_ELEMENTS_MAX: u64 = i32::MAX as u64;
 /// Length of one bulk string in a server's answer at most, bytes: above [`BULK_BYTES_MAX`], since a DUMP is
 /// longer than the values in it.
-pub const REPLY_BULK_BYTES_MAX: u64 = 64 * BULK_BYTES_MAX;
+pub const REPLY_BULK_BYTES_MAX: u64 = 4 * BULK_BYTES_MAX;
 /// Bytes of one request in a replica's handshake at most.
 pub const HANDSHAKE_REQUEST_BYTES_MAX: usize = 16 * 1024;
 
@@ -95,6 +100,13 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 /// How long a ping may stay unanswered.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a TCP connection is idle before the operating system asks whether its other side is there: well below what
+/// routers forget after, and far from costing anything.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How often that is asked while there is no answer.
+pub const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often that is asked at most before the connection fails.
+pub const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// How long a node is left alone after its first failure; doubled with each further one.
 pub const MASK_MIN: Duration = Duration::from_millis(50);
 /// How long a failing node is left alone at most. Short, since a node that is back may be the one that makes
@@ -125,6 +137,9 @@ pub const CLIENT_HELD_PIECES_MAX: usize = 1024;
 /// Batches of replies with a fence point that wait for their commit, at which the newest are taken together:
 /// a long outage of the journal must not make the hold grow, however many clients come and go.
 pub const HOLD_BATCHES_MAX: usize = 4096;
+/// How long a client's requests behind a `CLIENT PAUSE` wait for its answer, without which nothing is paused. Longer than any
+/// answer takes; none comes to who wants no answers, or may not pause.
+pub const PAUSE_ANSWER_MAX: Duration = Duration::from_millis(200);
 /// Rounds of reads and writes that one client gets before others have their turn: with the reads above, about
 /// a millisecond.
 pub const CLIENT_ROUNDS_MAX: usize = 8;
@@ -137,15 +152,41 @@ pub const CLIENT_READ_BYTES_MAX: usize = 128 * 1024;
 /// How long a client that is told of its error may take to read it before the connection is closed: closing
 /// with unread input would reset the connection, and the text be lost.
 pub const CLIENT_LINGER: Duration = Duration::from_millis(250);
-/// How often a connection in MONITOR is read. MONITOR shows the proxy's own fences, each of which would ask
-/// for the next one: unpaced, that is a busy loop.
-pub const MONITOR_READ_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of commands that clients who share a connection send at once, at which the rest of them waits for the next
 /// flight.
 pub const FLIGHT_BYTES_MAX: usize = 256 * 1024;
 /// Flights whose fence is not answered at most. One more than one, so that the server has work while answers are handed
 /// out; each further one would make them smaller, and cost a fence more.
 pub const FLIGHTS_IN_THE_AIR_MAX: usize = 2;
+/// What keys are told apart by when it is asked whether an uncommitted effect touched one: a power of two. With a thousand
+/// uncommitted effects of three arguments each, one read in twenty waits in vain; takes 512 KiB.
+pub const TOUCHED_SLOTS: usize = 64 * 1024;
+/// Commands of one client of a shared connection that are unanswered at once, at first: how large its answers are is not known
+/// then, and each has to be kept until its flight's last one is there.
+pub const GUEST_UNANSWERED_FIRST: usize = 8;
+/// Commands of one client of a shared connection that are unanswered at once at most: with small answers one more for each. A
+/// few flights' worth; a surprise of that many large answers still has to be kept.
+pub const GUEST_UNANSWERED_MAX: usize = 256;
+/// An answer larger than this gives its client a connection of its own, where the server is read no faster than the client
+/// takes what it gets.
+pub const GUEST_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Answers that a client takes along unread to a connection of its own at most, bytes. More than what it may be owed where it
+/// comes from ([`CLIENT_HELD_BYTES_MAX`]) when nothing about its answers was a surprise.
+pub const CARRIED_BYTES_MAX: usize = 1024 * 1024;
+/// Answers for all clients of a shared connection at most, bytes: past that, whoever is owed most is closed. Twice the
+/// largest value, so that nobody is for reading one.
+pub const OUTBOXES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// For how long nothing can be sent over a shared connection before it is looked what those who wait want to say: longer than
+/// an ordinary flight, short beside a person who wants to end a script.
+pub const STALL_AFTER: Duration = Duration::from_millis(20);
+/// How often a fence is asked for on a shared connection that nobody uses, so that a server's `timeout` does not close it.
+pub const SHARED_FENCE_EVERY: Duration = Duration::from_secs(3);
+/// Connections that are kept for clients who will need one of their own. More than one, since none can be made while a script
+/// keeps the server busy, and the last is kept for whoever wants to end that.
+pub const SPARES_MAX: usize = 3;
+/// Files that a proxy opens beside its clients' connections, and theirs to the server: to journal, server and replay, also
+/// while the old ones end, and one for a client that is told that there are too many.
+pub const OTHER_OPEN_FILES: u64 = 100;
 /// Clients that wait to be taken in at most.
 pub const ARRIVALS_MAX: usize = 128;
 /// Request bytes that all clients pass on between two fences at most. Far less than [`UNCOMMITTED_BYTES_MAX`], which is

@@ -93,12 +93,17 @@ impl DoubleBuffer {
         &mut self.open
     }
 
-    /// Takes note of what was appended to [`DoubleBuffer::space`], at `now`.
+    /// Takes note of what was appended to [`DoubleBuffer::space`], at `now`. Each group that ends with it is told to `group`,
+    /// with its end and its bytes, `None` for one whose beginning has gone out already.
     ///
     /// # Errors
     /// When the bytes can't be a replication stream. Whole groups before the error stay and may go out, the
     /// rest is dropped, and nothing can be captured any more.
-    pub fn filled(&mut self, now: WallTime) -> Result<(), StreamError> {
+    pub fn filled(
+        &mut self,
+        now: WallTime,
+        mut group: impl FnMut(Option<&[u8]>, Offset),
+    ) -> Result<(), StreamError> {
         let new = self.open.len() - self.scanned;
         self.captured = self.captured.advance(new as u64);
         self.captured_at = now;
@@ -111,7 +116,10 @@ impl DoubleBuffer {
         self.scanned = self.open.len();
         let mut cut_before = 0;
         for end in &ends {
-            cut_before += self.group_ended(end - cut_before);
+            let end = end - cut_before;
+            let whole = (!self.inside_group).then(|| &self.open[self.whole..end]);
+            group(whole, self.cut_end.advance(end as u64));
+            cut_before += self.group_ended(end);
         }
         self.group_ends = ends;
         if let Err(e) = scan {
@@ -244,9 +252,13 @@ mod tests {
         out.to_vec()
     }
 
-    fn push(buffer: &mut DoubleBuffer, bytes: &[u8]) {
+    /// What is told of the groups that end with `bytes`.
+    fn push(buffer: &mut DoubleBuffer, bytes: &[u8]) -> Vec<(Option<Vec<u8>>, Offset)> {
+        let mut told = Vec::new();
         buffer.space().extend_from_slice(bytes);
-        buffer.filled(WallTime::from_ms(7)).unwrap();
+        let tell = |bytes: Option<&[u8]>, end| told.push((bytes.map(<[u8]>::to_vec), end));
+        buffer.filled(WallTime::from_ms(7), tell).unwrap();
+        told
     }
 
     fn drain(buffer: &mut DoubleBuffer) -> Vec<Bytes> {
@@ -330,7 +342,10 @@ mod tests {
         let mut b = DoubleBuffer::new(Offset::ZERO, Db::default(), BOUNDS);
         let ping = command(&[b"PING"]);
         b.space().extend_from_slice(&[&ping[..], b"+OK\r\n"].concat());
-        assert_eq!(b.filled(WallTime::default()), Err(StreamError::NotAnArray(b'+')));
+        assert_eq!(
+            b.filled(WallTime::default(), |_, _| {}),
+            Err(StreamError::NotAnArray(b'+'))
+        );
         assert_eq!(b.captured(), Offset::new(ping.len() as u64));
         assert_eq!(drain(&mut b), [ping]);
     }
@@ -372,9 +387,10 @@ mod tests {
             let mut b = DoubleBuffer::new(Offset::ZERO, Db::default(), BOUNDS);
             let (mut sent, mut unanswered) = (Vec::new(), VecDeque::new());
             let (mut at, mut round, mut scanner) = (0, 0, StreamScanner::default());
+            let mut told = Vec::new();
             while !(at == stream.len() && b.is_drained()) {
                 let take = cuts[round % cuts.len()].min(stream.len() - at);
-                push(&mut b, &stream[at..at + take]);
+                told.extend(push(&mut b, &stream[at..at + take]));
                 at += take;
                 while let Some(cut) = b.next_cut() {
                     prop_assert!((1..=BOUNDS.entry_max).contains(&cut.payload.len()));
@@ -389,6 +405,16 @@ mod tests {
                 round += 1;
             }
             prop_assert_eq!(sent, stream);
+            let ends = groups.iter().scan(0, |end, g| {
+                *end += g.len() as u64;
+                Some(Offset::new(*end))
+            });
+            prop_assert_eq!(told.len(), groups.len());
+            for ((bytes, end), (group, want_end)) in told.iter().zip(groups.iter().zip(ends)) {
+                prop_assert_eq!(*end, want_end);
+                prop_assert!(bytes.as_ref().is_none_or(|bytes| bytes == group));
+                prop_assert!(bytes.is_some() || group.len() > BOUNDS.entry_max, "only what was too large is not told");
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! that a full sync is never taken: it would be a new beginning, not a continuation. Knows no session, no
 //! journal and no buffer.
 
-use crate::upstream::{Control, Upstream};
+use crate::upstream::{Control, OWN, Upstream};
 use bytes::BytesMut;
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
@@ -61,7 +61,7 @@ fn unreachable(e: impl ToString) -> AttachError {
 /// What is asked before anything else is said: who it is, and whether and how soon it refuses writes when it hears
 /// of no replica.
 const QUESTIONS: [&[&[u8]]; 3] = [
-    &[b"INFO"],
+    &[b"INFO", b"default", OWN],
     &[b"CONFIG", b"GET", b"min-replicas-to-write"],
     &[b"CONFIG", b"GET", b"min-replicas-max-lag"],
 ];

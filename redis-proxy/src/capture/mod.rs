@@ -183,7 +183,8 @@ impl Capture {
             Ok(_) => {
                 self.heard_at = self.env.now();
                 self.acks.captured(self.heard_at);
-                let filled = self.buffer.filled(self.env.wall());
+                let (buffer, wall) = (&mut self.buffer, self.env.wall());
+                let filled = self.session.clean.index(|group| buffer.filled(wall, group));
                 return filled.map_err(|e| EndReason::BadStream(e.to_string()));
             }
         }

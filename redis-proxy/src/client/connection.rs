@@ -10,7 +10,10 @@
 
 use super::replies::Replies;
 use super::requests::{Offence, Requests};
+use super::shared::Names;
+use super::ties::PLAIN_STREAK;
 use super::turn::Turn;
+use crate::pause::{self, Kind};
 use crate::session::Session;
 use bytes::{Buf, BytesMut};
 use redoubt_env::net::Conn;
@@ -18,7 +21,7 @@ use redoubt_env::{Env, planted};
 use redoubt_types::BootTime;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
-    CLIENT_ROUNDS_MAX, DRAIN_WAITING_MAX, MONITOR_READ_EVERY,
+    CLIENT_ROUNDS_MAX, DRAIN_WAITING_MAX, PAUSE_ANSWER_MAX,
 };
 use std::future::{Future, poll_fn};
 use std::io;
@@ -47,6 +50,10 @@ pub(super) struct Loose {
     pub(super) client: Box<dyn Conn>,
     /// What it has sent that was not passed on: nothing, or part of a command.
     pub(super) input: BytesMut,
+    /// What it has said about itself.
+    pub(super) names: Names,
+    /// The connection that it had, if the server is to be asked which version of RESP was spoken there at last.
+    pub(super) unsure: Option<Box<dyn Conn>>,
 }
 
 /// What one direction did when it was tried.
@@ -76,13 +83,13 @@ pub(super) struct Connection {
     upstream_readable: bool,
     /// What the client is told when the server has closed.
     last_line: Option<String>,
-    /// In MONITOR: when the server connection may be read again, once that is awaited.
-    pace: Pace,
     turn: Turn,
+    paused: pause::Watcher,
     /// Since when requests wait for that.
     waits_since: Option<BootTime>,
     deadline: Option<Waiting<()>>,
-    /// Until when a WAIT for more replicas than there are keeps the client's next requests.
+    /// Until when a WAIT for more replicas than there are keeps the client's next requests, or a CLIENT PAUSE that is not
+    /// answered.
     pause: Option<Waiting<()>>,
     /// Once the proxy is to stop: ready when that is a while ago.
     drain: Option<Waiting<()>>,
@@ -104,14 +111,6 @@ enum UpstreamWrite {
     /// To be closed when everything is written.
     Closing,
     Closed,
-}
-
-enum Pace {
-    /// Read whenever there is something.
-    Free,
-    /// In MONITOR, not read since the last pause.
-    Ready,
-    Paused(Waiting<()>),
 }
 
 /// How much to read at once: doubled while reads fill what they are given, halved when they come far short.
@@ -140,6 +139,7 @@ impl Connection {
     ) -> Self {
         Connection {
             turn: Turn::new(Arc::clone(&session)),
+            paused: pause::Watcher::new(Arc::clone(&session), env.clone()),
             waits_since: None,
             env,
             session,
@@ -156,7 +156,6 @@ impl Connection {
             upstream_write_side: UpstreamWrite::Open,
             upstream_readable: true,
             last_line: None,
-            pace: Pace::Free,
             deadline: None,
             pause: None,
             drain: None,
@@ -184,9 +183,12 @@ impl Connection {
         .await;
         match ended {
             Ended::Loose => {
+                let (names, said_hello) = self.requests.into_names();
                 return Ok(Loose {
                     client: self.client,
                     input: self.input,
+                    names,
+                    unsure: said_hello.then_some(self.upstream),
                 });
             }
             Ended::Delivered => {
@@ -235,7 +237,8 @@ impl Connection {
     fn is_loose(&self) -> bool {
         let quiet = self.client_read_side == ClientRead::Requests
             && self.outbound.is_empty()
-            && self.replies.is_empty();
+            && self.replies.is_empty()
+            && self.replies.small_answers() >= PLAIN_STREAK.into();
         quiet && self.requests.owes_before_leaving() == Some(self.replies.answers())
     }
 
@@ -261,7 +264,7 @@ impl Connection {
     /// Reads the server and holds what came.
     fn read_upstream(&mut self, cx: &mut Context<'_>) -> Step {
         let room = self.replies.has_room() || planted::on("hold_without_bound");
-        if !self.upstream_readable || !room || !self.pace_allows(cx) {
+        if !self.upstream_readable || !room {
             return Step::Idle;
         }
         let tail = self.replies.tail(self.upstream_read.0);
@@ -269,12 +272,15 @@ impl Connection {
         match read {
             Poll::Ready(Ok(n)) if n > 0 => {
                 self.upstream_read.learn(n);
-                if !matches!(self.pace, Pace::Free) {
-                    let env = self.env.clone();
-                    self.pace = Pace::Paused(Box::pin(async move { env.sleep(MONITOR_READ_EVERY).await }));
-                }
-                match self.replies.received(n, self.env.now()) {
-                    Ok(()) => Step::Progress,
+                let now = self.env.now();
+                match self.replies.received(n, now) {
+                    Ok(()) => {
+                        for asked in self.replies.take_asked() {
+                            self.session.pause.ask(asked, now);
+                            self.pause = None;
+                        }
+                        Step::Progress
+                    }
                     Err(_) => Step::Close(Ended::Dropped("the server's answers can't be read")),
                 }
             }
@@ -289,17 +295,6 @@ impl Connection {
             }
             Poll::Pending => Step::Idle,
         }
-    }
-
-    /// Whether the server connection may be read now: always, but in MONITOR.
-    fn pace_allows(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Pace::Paused(pause) = &mut self.pace {
-            if pause.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            self.pace = Pace::Ready;
-        }
-        true
     }
 
     /// Writes what the server is to get, and its end.
@@ -353,16 +348,37 @@ impl Connection {
         }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
-                return self.end_drain(cx);
+                // What came behind a CLIENT PAUSE is still to be passed on.
+                let rest = !self.requests.is_paused() && !self.input.is_empty();
+                return if rest { Step::Idle } else { self.end_drain(cx) };
             }
             self.pause = None;
         }
+        // A request that a client has paused may wait for any time.
+        let paused = self.paused.poll(cx);
+        if paused == Some(Kind::All) {
+            self.waits_since = None;
+            let rest = !self.input.is_empty() || self.requests.has_pending();
+            return if rest || self.drain.is_none() {
+                self.read_ahead(cx)
+            } else {
+                self.end_drain(cx)
+            };
+        }
         if self.turn.poll(cx).is_pending() {
-            return self.read_ahead(cx);
+            let step = self.read_ahead(cx);
+            if !self.input.is_empty() || self.requests.has_pending() {
+                self.waits_since.get_or_insert_with(|| self.env.now());
+            }
+            return step;
         }
         self.waits_since = None;
+        self.requests.hold_writes(self.paused.held_writes(paused));
         if self.pass_requests() {
             return Step::Progress;
+        }
+        if self.requests.is_stalled() {
+            return self.read_ahead(cx);
         }
         if self.drain.is_some() {
             return self.end_drain(cx);
@@ -420,20 +436,16 @@ impl Connection {
     /// Reads a little that is not passed on yet: a request that waits for its turn counts for the deadline as a
     /// reply does. Whoever sent it may be gone long since, and nothing of it has been executed.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
-        let mut step = Step::Idle;
         if self.input.len() < CLIENT_READ_BYTES_MIN && self.drain.is_none() {
             self.input.reserve(CLIENT_READ_BYTES_MIN);
             match poll_read(&mut self.client, &mut self.input, cx) {
-                Poll::Ready(Ok(n)) if n > 0 => step = Step::Progress,
+                Poll::Ready(Ok(n)) if n > 0 => return Step::Progress,
                 // It is read again when what came before it was passed on.
                 Poll::Ready(Ok(_)) | Poll::Pending => {}
                 Poll::Ready(Err(_)) => return Step::Close(Ended::Dropped("the client is gone")),
             }
         }
-        if (!self.input.is_empty() || self.requests.has_pending()) && self.waits_since.is_none() {
-            self.waits_since = Some(self.env.now());
-        }
-        step
+        Step::Idle
     }
 
     /// Moves what can be decided from input to outbound; whether that was anything.
@@ -451,8 +463,14 @@ impl Connection {
             .pass(&mut self.input, &mut self.outbound, CLIENT_OUTBOUND_BYTES_MAX);
         self.session.pressure.passed(self.outbound.len() - before.1);
         self.replies.expect_markers(passed.markers);
-        if passed.monitor && matches!(self.pace, Pace::Free) {
-            self.pace = Pace::Ready;
+        if passed.monitor {
+            let own_logins = self.session.upstream.login().is_some();
+            self.replies.expect_monitor(own_logins);
+        }
+        if passed.asked {
+            let env = self.env.clone();
+            self.pause = Some(Box::pin(async move { env.sleep(PAUSE_ANSWER_MAX).await }));
+            return true;
         }
         if let Some(asked) = passed.pause {
             let (env, pause) = (self.env.clone(), asked.min(self.release_deadline));

@@ -8,6 +8,7 @@
 
 use super::peers::Peers;
 use super::wait::{self, Wait};
+use crate::pause::{self, Asked};
 use crate::upstream::DEFAULT_USER;
 use redoubt_env::planted;
 use redoubt_resp::request::RequestHead;
@@ -15,7 +16,7 @@ use redoubt_types::limits::REQUEST_HEAD_ARG_BYTES_MAX;
 use std::collections::BTreeSet;
 
 /// What is to be done with a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Pass it on.
     Forward,
@@ -25,6 +26,8 @@ pub enum Verdict {
     ForwardUnlessSetRepl(RefusalCode),
     /// Answer it in the server's stead.
     Answer(Wait),
+    /// The proxy does it, if the server would let the client; refused where its answer can't be seen.
+    Pause(Asked, RefusalCode),
     /// Refuse it.
     Refuse(RefusalCode),
 }
@@ -68,6 +71,8 @@ enum Check {
     ClientUnblock,
     /// `ACL` that changes users on whose connections the proxy relies.
     Acl,
+    /// `CLIENT PAUSE` in a form that not all servers read alike; the others are the proxy's to do.
+    ClientPause,
     /// `XADD` that is to recognise its duplicates.
     XaddIdempotent,
     /// A script that names `set_repl`: the argument with this index, behind these subcommands if any.
@@ -141,9 +146,9 @@ static RULES: &[Rule] = &[
     ),
     rule(
         "client",
-        Check::Subcommands(&["pause", "unpause"]),
-        "CLIENT PAUSE",
-        "it would stop the proxy's own connections too",
+        Check::ClientPause,
+        "CLIENT PAUSE in a transaction, or with more than a timeout and a mode",
+        "the server would pause the proxy's own connections too",
     ),
     rule(
         "client",
@@ -215,6 +220,7 @@ pub fn inspect(head: &RequestHead, peers: &Peers) -> Verdict {
                 Judged::Passes => {}
                 Judged::Refused => return Verdict::Refuse(code),
                 Judged::DependsOnBytes => return Verdict::ForwardUnlessSetRepl(code),
+                Judged::Pauses(asked) => return Verdict::Pause(asked, code),
             }
         }
     }
@@ -260,6 +266,7 @@ enum Judged {
     Passes,
     Refused,
     DependsOnBytes,
+    Pauses(Asked),
 }
 
 impl From<bool> for Judged {
@@ -278,6 +285,12 @@ fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
         // Without a subcommand it is an error of the server's own.
         Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
         Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head, peers)).into(),
+        Check::ClientPause => match pause::judge(head) {
+            Some(pause::Judged::Asks(asked)) => Judged::Pauses(asked),
+            Some(pause::Judged::Odd) => Judged::Refused,
+            Some(pause::Judged::Wrong) => Judged::Passes,
+            None => hidden.into(),
+        },
         Check::ClientUnblock => {
             (head.is(1, "unblock") && head.arg_count > 2 && !peers.has_id(head.arg(2))).into()
         }

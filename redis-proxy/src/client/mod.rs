@@ -7,12 +7,14 @@
 //! [`front`] is where they connect. Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
 //! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands
 //! (`wait` and `peers` for it),
-//! [`requests`] passes them on, [`replies`] holds what comes back, and `connection` moves the bytes.
+//! [`requests`] passes them on, [`replies`] holds what comes back (`monitor` leaves out the proxy's own of it), and `connection` moves the bytes.
 
 mod connection;
 pub mod front;
 pub mod inspect;
+pub mod monitor;
 pub mod peers;
+mod protocol;
 mod proxied;
 pub mod replies;
 pub mod requests;
@@ -23,10 +25,11 @@ pub mod wait;
 
 use crate::config::Config;
 use crate::session::Session;
-use crate::upstream::{ProveError, Proven, prove_for_client};
+use crate::upstream::{Control, ProveError, Proven, prove_for_client};
 use bytes::BytesMut;
 use connection::{Connection, Ended};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use protocol::{Protocol, version_of};
 use redoubt_env::net::{Conn, Listener};
 use redoubt_env::{Env, Task};
 use redoubt_resp::request::{RequestHead, RequestScanner};
@@ -56,6 +59,8 @@ pub struct Options {
     pub shared: bool,
     /// How long the server may answer with what is no fence before the session ends.
     pub fence_failing_max: Duration,
+    /// Whether a read leaves before a commit if no uncommitted effect can have touched its keys.
+    pub clean_reads: bool,
 }
 
 impl From<&Config> for Options {
@@ -65,6 +70,7 @@ impl From<&Config> for Options {
             clients_max: config.clients_max,
             shared: config.shared_upstream,
             fence_failing_max: config.release_deadline(),
+            clean_reads: config.clean_reads,
         }
     }
 }
@@ -93,6 +99,7 @@ struct Arrival {
     /// What was read of it and not passed on.
     input: BytesMut,
     names: Names,
+    protocol: Protocol,
     permit: Permit,
 }
 
@@ -103,6 +110,7 @@ impl Arrival {
             peer,
             input: BytesMut::new(),
             names: Names::default(),
+            protocol: Protocol::default(),
             permit,
         }
     }
@@ -120,9 +128,11 @@ struct Moving {
 struct Moved {
     /// Has the bytes of `first`.
     scanner: RequestScanner,
-    /// The command that needs the connection.
-    first: RequestHead,
+    /// Its next command, if that was looked at.
+    first: Option<RequestHead>,
     plain: Arc<Plain>,
+    /// Answers that were released and that it has not taken.
+    owed: BytesMut,
 }
 
 /// Accepts clients and serves each under the session that `serving` shows, as long as the future is polled;
@@ -145,10 +155,11 @@ pub async fn serve(
         door: watch::Sender::new(None),
         env: env.clone(),
     });
-    let keeper = options
+    let _keeper = options
         .shared
         .then(|| env.spawn(keep_worker(Arc::clone(&common))));
-    let permits = Arc::new(Semaphore::new(options.clients_max));
+    let clients_max = u32::try_from(options.clients_max).unwrap_or(u32::MAX);
+    let permits = Arc::new(Semaphore::new(clients_max as usize));
     let mut clients: FuturesUnordered<Task<()>> = FuturesUnordered::new();
     let mut stops = pin!(asked_to_drain(draining));
     loop {
@@ -174,10 +185,8 @@ pub async fn serve(
     }
     // Whoever comes now is refused by the operating system, and goes elsewhere.
     drop(listener);
-    while clients.next().await.is_some() {}
-    if let Some(keeper) = keeper {
-        keeper.await;
-    }
+    // Clients move from task to task, and each has its permit until it is gone.
+    let _all = permits.acquire_many(clients_max).await;
 }
 
 /// Waits until the proxy is to stop.
@@ -190,7 +199,7 @@ async fn asked_to_drain(mut draining: watch::Receiver<bool>) {
     tokio::task::yield_now().await;
 }
 
-/// Keeps a worker for each session, to which clients come through `common.door`.
+/// Keeps workers for each session, one for each version of RESP, to which clients come through `common.door`.
 async fn keep_worker(common: Arc<Common>) {
     let mut serving = common.serving.clone();
     loop {
@@ -198,12 +207,27 @@ async fn keep_worker(common: Arc<Common>) {
             return;
         };
         let (door, arrivals) = mpsc::channel(ARRIVALS_MAX);
-        common.door.send_replace(Some(door));
-        Worker::new(Arc::clone(&common), session, arrivals).run().await;
-        common.door.send_replace(None);
-        if *common.draining.borrow() {
-            return;
+        let (other, others) = mpsc::channel(ARRIVALS_MAX);
+        common.door.send_replace(Some(door.clone()));
+        let workers = [
+            (Protocol::Resp2, arrivals, other),
+            (Protocol::Resp3, others, door),
+        ];
+        // Tasks of their own, so that the next session has workers even if one of these fails.
+        let workers = workers.map(|(protocol, arrivals, other)| {
+            let worker = Worker::new(
+                Arc::clone(&common),
+                Arc::clone(&session),
+                protocol,
+                arrivals,
+                other,
+            );
+            common.env.spawn(worker.run())
+        });
+        for worker in workers {
+            worker.await;
         }
+        common.door.send_replace(None);
     }
 }
 
@@ -304,16 +328,37 @@ async fn serve_own(common: Arc<Common>, session: Arc<Session>, moving: Moving) -
             return None;
         }
     };
-    let names = arrival.names.commands();
-    if !names.is_empty() {
-        let names: Vec<&[&[u8]]> = names.iter().map(Vec::as_slice).collect();
-        // What the server says of a name decides nothing.
-        if let Err(error) = proven.control.call_all(&names, deadline).await {
-            tracing::debug!(arrival.peer, %error, "the server was not told the client's name");
-            return None;
-        }
+    if let Err(error) = introduce(&mut proven, &arrival.names, arrival.protocol, deadline).await {
+        tracing::debug!(arrival.peer, %error, "the server was not told who the client is");
+        return None;
     }
     serve_proven(&common, session, proven, arrival, Some(moving.moved)).await
+}
+
+/// Has a client's own connection begin as the client left off elsewhere.
+async fn introduce(
+    proven: &mut Proven,
+    names: &Names,
+    protocol: Protocol,
+    deadline: Duration,
+) -> io::Result<()> {
+    let mut commands = names.commands();
+    if protocol == Protocol::Resp3 {
+        commands.insert(0, vec![b"HELLO", b"3"]);
+    }
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let commands: Vec<&[&[u8]]> = commands.iter().map(Vec::as_slice).collect();
+    let answers = proven.control.call_all(&commands, deadline).await?;
+    // What the server says of a name decides nothing.
+    let granted =
+        protocol == Protocol::Resp2 || answers.first().and_then(version_of) == Some(Protocol::Resp3);
+    if granted {
+        Ok(())
+    } else {
+        Err(io::Error::other("the server does not speak RESP3 any more"))
+    }
 }
 
 /// Proves a connection to this session's server, however often that fails.
@@ -348,9 +393,10 @@ async fn serve_proven(
         peer,
         input,
         names,
+        protocol,
         permit,
     } = arrival;
-    let connection = match connect(common, session, proven, (conn, input), moved) {
+    let connection = match connect(common, session, proven, (conn, input), moved, names) {
         Ok(connection) => connection,
         Err(error) => {
             tracing::debug!(peer, %error, "no connection to the server");
@@ -362,7 +408,11 @@ async fn serve_proven(
             conn: loose.client,
             peer,
             input: loose.input,
-            names,
+            names: loose.names,
+            protocol: match loose.unsure {
+                None => protocol,
+                Some(upstream) => protocol_at(common, upstream).await?,
+            },
             permit,
         }),
         Err(Ended::Dropped(why)) => {
@@ -371,6 +421,13 @@ async fn serve_proven(
         }
         Err(_) => None,
     }
+}
+
+/// Which version of RESP is spoken on a connection on which nothing is under way; `None` if the server does not say.
+async fn protocol_at(common: &Common, upstream: Box<dyn Conn>) -> Option<Protocol> {
+    let mut control = Control::over(&common.env, upstream);
+    let answer = control.call(&[b"HELLO"], common.options.release_deadline).await;
+    answer.ok().and_then(|answer| version_of(&answer))
 }
 
 /// What came of waiting for a session and a proven connection.
@@ -409,6 +466,7 @@ fn connect(
     proven: Proven,
     (client, input): (Box<dyn Conn>, BytesMut),
     moved: Option<Moved>,
+    names: Names,
 ) -> io::Result<Connection> {
     let (id, addr) = (proven.id, proven.addr.clone());
     let (upstream, early) = proven.into_conn()?;
@@ -417,11 +475,14 @@ fn connect(
     }
     let member = session.peers.join(id, addr);
     let requests = Requests::new(member, Arc::clone(&common.marker_prefix));
-    let requests = match moved {
-        Some(moved) => requests.moved(moved.scanner, moved.first, moved.plain),
-        None => requests,
-    };
     let replies = Replies::new(session.hold.waiter(), &common.marker_prefix);
+    let (requests, replies) = match moved {
+        Some(moved) => (
+            requests.moved(moved.scanner, moved.first, moved.plain, names),
+            replies.behind(moved.owed),
+        ),
+        None => (requests, replies),
+    };
     let deadline = common.options.release_deadline;
     Ok(Connection::new(
         common.env.clone(),

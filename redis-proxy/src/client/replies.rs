@@ -5,11 +5,13 @@
 //! has become the refusal's text. Must not know a socket or a clock.
 
 use super::inspect::RefusalCode;
+use super::monitor::Monitor;
 use crate::hold::{Ticket, Waiter};
+use crate::pause::Asked;
 use bytes::{Buf, Bytes, BytesMut};
 use redoubt_resp::reply::{FrameEnd, ReplyError, ReplyRewriter};
 use redoubt_types::BootTime;
-use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX};
+use redoubt_types::limits::{CLIENT_HELD_BYTES_MAX, CLIENT_HELD_PIECES_MAX, GUEST_ANSWER_BYTES_MAX};
 use std::collections::VecDeque;
 
 /// Bytes that wait for one ticket.
@@ -35,6 +37,14 @@ pub struct Replies {
     waiter: Waiter,
     /// Whole answers that were received, pushes apart.
     answers: u64,
+    /// Pauses that the client may ask for, by the server's answers.
+    asked: Vec<Asked>,
+    /// Once the client has asked for MONITOR.
+    monitor: Option<Monitor>,
+    /// Bytes of the answer that is coming in.
+    begun: usize,
+    /// Those answers of which the last was a large one.
+    until_large: u64,
 }
 
 impl Replies {
@@ -48,12 +58,29 @@ impl Replies {
             held: VecDeque::new(),
             waiter,
             answers: 0,
+            asked: Vec::new(),
+            monitor: None,
+            begun: 0,
+            until_large: 0,
         }
+    }
+
+    /// The same, behind `owed`: bytes that were released elsewhere.
+    #[must_use]
+    pub(super) fn behind(mut self, owed: BytesMut) -> Self {
+        self.released = owed.len();
+        self.bytes = owed;
+        self
     }
 
     /// Whole answers that were received, pushes apart.
     pub fn answers(&self) -> u64 {
         self.answers
+    }
+
+    /// How many of the last of them were all small enough for a shared connection.
+    pub fn small_answers(&self) -> u64 {
+        self.answers - self.until_large
     }
 
     /// The hold, to be woken by it.
@@ -64,6 +91,19 @@ impl Replies {
     /// Markers were sent: their errors are to be replaced.
     pub fn expect_markers(&mut self, n: usize) {
         self.markers += n;
+    }
+
+    /// Pauses that the client has asked for, and may, since this was last called.
+    pub fn take_asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// MONITOR was sent: from now on the proxy's own commands are left out of what comes. `authenticates` says whether it
+    /// sends AUTH, too.
+    pub fn expect_monitor(&mut self, authenticates: bool) {
+        let at_boundary = self.rewriter.at_boundary();
+        self.monitor
+            .get_or_insert_with(|| Monitor::new(at_boundary, authenticates));
     }
 
     /// Whether the server connection may be read.
@@ -83,24 +123,51 @@ impl Replies {
     /// When they can't be a server's answers. Nothing of them is ever released then.
     pub fn received(&mut self, n: usize, now: BootTime) -> Result<(), ReplyError> {
         let start = self.bytes.len() - n;
-        let answers = &mut self.answers;
-        let count = |frame: FrameEnd| *answers += u64::from(!frame.is_push());
+        let (answers, until_large) = (&mut self.answers, &mut self.until_large);
+        let (mut begun, mut counted, mut frames) = (self.begun, 0, Vec::new());
+        let is_monitor = self.monitor.is_some();
+        let mut count = |frame: FrameEnd| {
+            *answers += u64::from(!frame.is_push());
+            if begun + frame.end - counted > GUEST_ANSWER_BYTES_MAX {
+                *until_large = *answers;
+            }
+            (begun, counted) = (0, frame.end);
+            if is_monitor {
+                frames.push(frame);
+            }
+        };
+        let mut len = n;
         if self.markers == 0 && !self.rewriter.is_holding() {
-            self.rewriter.pass(&self.bytes[start..], count)?;
+            self.rewriter.pass(&self.bytes[start..], &mut count)?;
         } else {
             let raw = self.bytes.split_off(start);
-            let markers = &mut self.markers;
-            let refusal = |code: &[u8]| {
-                let code = std::str::from_utf8(code)
-                    .ok()?
-                    .parse()
-                    .ok()
-                    .and_then(RefusalCode::new)?;
+            let (markers, pauses) = (&mut self.markers, &mut self.asked);
+            let instead = |code: &[u8]| {
+                let code = std::str::from_utf8(code).ok()?;
+                let line = if let Some(asked) = Asked::of_code(code) {
+                    pauses.push(asked);
+                    Bytes::from_static(b"+OK")
+                } else {
+                    format!("-{}", RefusalCode::new(code.parse().ok()?)?.text()).into()
+                };
                 *markers = markers.saturating_sub(1);
-                Some(Bytes::from(format!("-{}", code.text())))
+                Some(line)
             };
-            self.rewriter.rewrite(&raw, &mut self.bytes, refusal, count)?;
+            // Ends are told within all of `bytes` here.
+            let count = |frame: FrameEnd| {
+                count(FrameEnd {
+                    end: frame.end - start,
+                    ..frame
+                });
+            };
+            self.rewriter.rewrite(&raw, &mut self.bytes, instead, count)?;
+            len = self.bytes.len() - start;
         }
+        if let Some(monitor) = &mut self.monitor {
+            let all = self.bytes.split_off(start);
+            monitor.show(&all, &frames, &mut self.bytes);
+        }
+        self.begun = begun + len - counted;
         self.hold(self.bytes.len() - start, now);
         Ok(())
     }

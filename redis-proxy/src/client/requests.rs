@@ -3,13 +3,18 @@
 //! Decides what of each command goes to the server: its own bytes unchanged, or a *marker* in its place when
 //! it is refused. A marker is a command that no server knows, so the server itself answers with an error, in
 //! order, aborts an open MULTI, and keeps silent under CLIENT REPLY OFF; on the way back the error's text is
-//! replaced ([`super::replies`]). A WAIT becomes a script that gives its answer, for the same reasons. Promises that no byte of a command leaves before its head was inspected.
+//! replaced ([`super::replies`]). A WAIT becomes a script that gives its answer, for the same reasons, and a CLIENT PAUSE
+//! something that the server would let the same clients do. Promises that no byte of a command leaves before its head was inspected.
 //! Must not know a socket.
 
 use super::inspect::{RefusalCode, Verdict, inspect, names_set_repl};
 use super::peers::Member;
+use super::protocol::{Hello, hello};
+use super::shared::Names;
 use super::shared::plain::{Fit, Plain};
 use super::ties::Ties;
+use super::wait::Wait;
+use crate::pause::Writes;
 use bytes::{BufMut, BytesMut};
 use redoubt_env::planted;
 use redoubt_resp::request::{RequestError, RequestEvent, RequestHead, RequestScanner};
@@ -36,6 +41,8 @@ pub struct Passed {
     pub monitor: bool,
     /// For how long nothing more may be passed on; [`Duration::MAX`] for as long as the caller will have it.
     pub pause: Option<Duration>,
+    /// Whether a pause of clients was asked for: nothing more is to be passed on before its answer is there.
+    pub asked: bool,
     /// What the client did wrong, once.
     pub error: Option<Offence>,
 }
@@ -68,6 +75,8 @@ pub struct Requests {
     /// What the server says of its commands, if the client may go back there.
     plain: Option<Arc<Plain>>,
     ties: Ties,
+    /// What the client has said about itself.
+    names: Names,
     /// Commands that the server has got, or a part of.
     commands: u64,
     /// How many of them there were with the last one that is whole.
@@ -76,8 +85,14 @@ pub struct Requests {
     waits_until: u64,
     /// Whether answers don't tell which commands were answered.
     uncountable: bool,
-    /// The script that answers a WAIT once its pause is over.
-    paused: Option<&'static str>,
+    /// A WAIT that is answered once its pause is over.
+    paused: Option<Wait>,
+    /// Whether the client has begun a transaction, and whether something was queued in it that may write.
+    multi: Option<bool>,
+    /// Commands that may write are not passed on now.
+    held: Option<Arc<Writes>>,
+    /// Whether the next command is one of those.
+    stalled: bool,
 }
 
 impl Requests {
@@ -95,23 +110,39 @@ impl Requests {
             first: None,
             plain: None,
             ties: Ties::default(),
+            names: Names::default(),
             commands: 0,
             whole: 0,
             waits_until: 0,
             uncountable: false,
             paused: None,
+            multi: None,
+            held: None,
+            stalled: false,
         }
     }
 
-    /// The same, of a client that comes from a shared connection with the command `first`, whose bytes are still in
+    /// The same, of a client that comes from a shared connection, with the command `first` if its bytes are still in
     /// `scanner`, and may go back there.
-    pub(super) fn moved(self, scanner: RequestScanner, first: RequestHead, plain: Arc<Plain>) -> Self {
+    pub(super) fn moved(
+        self,
+        scanner: RequestScanner,
+        first: Option<RequestHead>,
+        plain: Arc<Plain>,
+        names: Names,
+    ) -> Self {
         Requests {
             scanner,
-            first: Some(first),
+            first,
+            names,
             plain: Some(plain),
             ..self
         }
+    }
+
+    /// What the client has said about itself, and whether it may speak another version of RESP than when it came.
+    pub(super) fn into_names(self) -> (Names, bool) {
+        (self.names, self.ties.said_hello())
     }
 
     /// Whether there is something to pass on although nothing was read yet.
@@ -119,9 +150,19 @@ impl Requests {
         self.first.is_some()
     }
 
+    /// From now on commands that may write are not passed on; or again are.
+    pub fn hold_writes(&mut self, writes: Option<Arc<Writes>>) {
+        self.held = writes;
+    }
+
+    /// Whether the next command waits because it may write.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
     /// How many answers the client is owed in all, if it could go back to a shared connection once it has had them.
     pub(super) fn owes_before_leaving(&self) -> Option<u64> {
-        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed;
+        let quiet = self.scanner.at_boundary() && !self.body_due && !self.failed && self.first.is_none();
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
@@ -143,18 +184,28 @@ impl Requests {
     /// that is over, and not before.
     pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut, output_bytes_max: usize) -> Passed {
         let mut passed = Passed::default();
-        if let Some(script) = self.paused.take() {
-            answer(script, output);
+        self.stalled = false;
+        if let Some(wait) = self.paused.take() {
+            wait.encode(output);
         }
         // The first bytes of a command come with its head and wait in the scanner: they are always taken.
-        while !self.failed && self.paused.is_none() && (self.body_due || output.len() < output_bytes_max) {
+        while !self.failed && self.paused.is_none() {
+            if !self.body_due && (passed.asked || output.len() >= output_bytes_max) {
+                break;
+            }
             let event = match self.first.take() {
                 Some(first) => Ok(Some(RequestEvent::Head(first))),
                 None => self.scanner.next(input),
             };
             match event {
+                Ok(Some(RequestEvent::Head(head))) if self.is_held(&head) => {
+                    self.first = Some(head);
+                    self.stalled = true;
+                    break;
+                }
                 Ok(Some(RequestEvent::Head(head))) => {
                     self.body_due = true;
+                    self.follow(&head);
                     self.commands += 1;
                     match answering(&head) {
                         Answering::AtOnce => {}
@@ -162,7 +213,20 @@ impl Requests {
                         Answering::Otherwise => self.uncountable = true,
                     }
                     if let Some(plain) = &self.plain {
-                        self.ties.passed(&head, plain.fit(&head) == Fit::Plain);
+                        let fit = plain.fit(&head);
+                        // One that the server does not know leaves nothing either; libraries try SETINFO on every server.
+                        let tries =
+                            head.is(0, "client") && head.is(1, "setinfo") && !plain.knows("client|setinfo");
+                        let remembers = fit == Fit::Names && self.ties.is_executed();
+                        if remembers {
+                            self.names.remember(&head);
+                        }
+                        if let Some(Hello::Version(Some(name))) = hello(&head) {
+                            self.names.remember_name(name);
+                        }
+                        let is_plain = fit == Fit::Plain || remembers || tries;
+                        let may_be_shared = fit == Fit::Plain && self.scanner.holds_whole_multibulk();
+                        self.ties.passed(&head, is_plain, may_be_shared);
                     }
                     self.route = match inspect(&head, self.member.peers()) {
                         Verdict::Forward => Route::Forward,
@@ -174,12 +238,22 @@ impl Requests {
                         Verdict::Answer(wait) => {
                             passed.pause = wait.pause;
                             match wait.pause {
-                                Some(_) => self.paused = Some(wait.script),
-                                None => answer(wait.script, output),
+                                Some(_) => self.paused = Some(wait),
+                                None => wait.encode(output),
                             }
                             Route::Drop
                         }
-                        Verdict::Refuse(code) => self.refuse(code, output, &mut passed),
+                        Verdict::Pause(asked, _) if self.multi.is_none() => {
+                            let marker = format!("{}{}", self.marker_prefix, asked.code());
+                            // It is let do what the client asks for, by its users' rights, and answered with its name.
+                            encode_command(&[b"CLIENT", b"KILL", b"TYPE", marker.as_bytes()], output);
+                            passed.markers += 1;
+                            passed.asked = true;
+                            Route::Drop
+                        }
+                        Verdict::Pause(_, code) | Verdict::Refuse(code) => {
+                            self.refuse(code, output, &mut passed)
+                        }
                     };
                 }
                 Ok(Some(RequestEvent::Body { bytes, last })) => {
@@ -208,6 +282,26 @@ impl Requests {
             }
         }
         passed
+    }
+
+    /// Whether a command is not to be passed on now.
+    fn is_held(&self, head: &RequestHead) -> bool {
+        let Some(writes) = &self.held else {
+            return false;
+        };
+        writes.may_write(head) || (head.is(0, "exec") && self.multi == Some(true))
+    }
+
+    /// Takes note of what is queued in a transaction. What may write is known only while it is held.
+    fn follow(&mut self, head: &RequestHead) {
+        let is = |word: &str| head.is(0, word);
+        if is("multi") && head.arg_count == 1 {
+            self.multi.get_or_insert(false);
+        } else if is("exec") || is("discard") || is("reset") {
+            self.multi = None;
+        } else if let Some(may_write) = &mut self.multi {
+            *may_write |= self.held.as_ref().is_none_or(|writes| writes.may_write(head));
+        }
     }
 
     fn refuse(&self, code: RefusalCode, output: &mut BytesMut, passed: &mut Passed) -> Route {
@@ -269,11 +363,6 @@ fn answering(head: &RequestHead) -> Answering {
         () if OTHERWISE.iter().any(is) || (is(&"client") && head.is(1, "reply")) => Answering::Otherwise,
         () => Answering::AtOnce,
     }
-}
-
-/// Has the server give an answer that needs nothing of it: in its place in a pipeline or a transaction.
-fn answer(script: &str, output: &mut BytesMut) {
-    encode_command(&[b"EVAL_RO", script.as_bytes(), b"0"], output);
 }
 
 /// Puts the shortest bytes that make a server answer with `error`, at the beginning of a command. The client's

@@ -6,20 +6,39 @@
 //! reads nothing. Who waits for more replicas than there are waits for as long as it said, before that. Must not
 //! know a clock.
 
+use bytes::{Bytes, BytesMut};
 use redoubt_resp::request::RequestHead;
+use redoubt_resp::stream::encode_command;
 use std::time::Duration;
 
 /// Scripts that are nobody else's: the server remembers each, and tells by SCRIPT EXISTS.
 const WAIT: &str = "return 1 -- Redoubt: WAIT";
 const WAITAOF: &str = "return {1,1} -- Redoubt: WAITAOF";
 
+/// How MONITOR shows the scripts, before what was asked.
+pub(super) const SHOWN_BEFORE: [&str; 2] = [
+    "\"EVAL_RO\" \"return 1 -- Redoubt: WAIT\" \"0\" ",
+    "\"EVAL_RO\" \"return {1,1} -- Redoubt: WAITAOF\" \"0\" ",
+];
+
 /// What a `WAIT` becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// The script that answers in its place.
     pub script: &'static str,
+    /// What was asked, which MONITOR shows.
+    pub asked: Vec<Bytes>,
     /// For how long it waits first; [`Duration::MAX`] when it names no end.
     pub pause: Option<Duration>,
+}
+
+impl Wait {
+    /// Appends the command by which the server gives the answer, in its place in a pipeline or a transaction.
+    pub fn encode(&self, output: &mut BytesMut) {
+        let mut args: Vec<&[u8]> = vec![b"EVAL_RO", self.script.as_bytes(), b"0"];
+        args.extend(self.asked.iter().map(|arg| &arg[..]));
+        encode_command(&args, output);
+    }
 }
 
 /// The answer to a `WAIT` or `WAITAOF`. `None` for any other command, and for arguments that are the server's to
@@ -48,6 +67,7 @@ pub fn judge(head: &RequestHead) -> Option<Wait> {
     };
     Some(Wait {
         script,
+        asked: head.args.clone(),
         pause: (replicas > 1).then_some(timeout),
     })
 }
@@ -76,12 +96,12 @@ mod tests {
 
     #[test]
     fn the_journal_is_one_replica_and_the_fsync() {
-        let at_once = |script| Some(Wait { script, pause: None });
+        let at_once = |line| judged(line).map(|wait| (wait.script, wait.pause));
         for line in ["WAIT 0 0", "wait 1 0", "WAIT 1 100", "WAIT -3 5"] {
-            assert_eq!(judged(line), at_once(WAIT), "{line}");
+            assert_eq!(at_once(line), Some((WAIT, None)), "{line}");
         }
         for line in ["WAITAOF 1 1 0", "waitaof 0 0 10", "WAITAOF 0 1 1"] {
-            assert_eq!(judged(line), at_once(WAITAOF), "{line}");
+            assert_eq!(at_once(line), Some((WAITAOF, None)), "{line}");
         }
     }
 
@@ -91,6 +111,13 @@ mod tests {
         assert_eq!(pause("WAIT 2 250"), Some(Duration::from_millis(250)));
         assert_eq!(pause("WAITAOF 1 2 30"), Some(Duration::from_millis(30)));
         assert_eq!(pause("WAIT 2 0"), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn monitor_knows_the_scripts() {
+        for (script, shown) in [WAIT, WAITAOF].iter().zip(SHOWN_BEFORE) {
+            assert_eq!(format!("\"EVAL_RO\" \"{script}\" \"0\" "), shown);
+        }
     }
 
     #[test]

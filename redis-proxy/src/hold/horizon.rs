@@ -42,8 +42,11 @@ impl Horizon {
     /// H14: only a moment *after* the fence counts. The lease having been valid when the reply was read, or when this
     /// writer last wrote, proves nothing about a process that was stopped since.
     pub fn admits(&self, point: Offset, at: BootTime) -> bool {
-        let durable = point <= self.committed;
-        let present = at < self.sole_until || planted::on("h14_release_without_lease");
-        durable && present
+        point <= self.committed && self.is_present(at)
+    }
+
+    /// Whether what was fenced by `at` is of the present, be it durable or not.
+    pub fn is_present(&self, at: BootTime) -> bool {
+        at < self.sole_until || planted::on("h14_release_without_lease")
     }
 }

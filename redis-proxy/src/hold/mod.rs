@@ -7,12 +7,19 @@
 //! Three parties meet here: clients take tickets ([`Waiter`]), the fence task gives batches their fence point
 //! ([`Hold::next_batch`], [`Hold::fenced`]), and the append side tells what is committed and how long the
 //! lease lasts ([`Hold::on_appended`], [`Hold::on_renewed`]).
+//!
+//! What need not wait for a commit at all is told by [`CleanReads`].
 
+mod clean;
 mod gate;
 mod horizon;
+pub mod keyed;
+mod touched;
 
+pub use clean::CleanReads;
 pub use gate::{BatchId, FenceWentBack, Gate};
 pub use horizon::Horizon;
+pub use touched::{ReadKeys, Touched};
 
 use futures_util::task::AtomicWaker;
 use redoubt_env::{Env, planted};

@@ -1,5 +1,6 @@
 //! A connection for commands of the proxy's own: one command, one answer, each with a deadline.
 
+use super::OWN;
 use super::access::{Login, Upstream};
 use bytes::BytesMut;
 use redoubt_env::Env;
@@ -15,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Read at once, bytes: an INFO section fits.
 const READ_BYTES: usize = 8 * 1024;
-/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// An answer to a command of our own at most, bytes; a whole INFO has about 6 KB, COMMAND 200 KB and more with each module.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection to a server on which this proxy asks for itself.
 ///
@@ -44,13 +45,21 @@ impl Control {
             .await
             .map_err(timed_out)??;
         Ok(Control {
+            login: upstream.login().cloned(),
+            ..Control::over(env, conn)
+        })
+    }
+
+    /// A connection on which nothing is under way.
+    pub fn over(env: &Env, conn: Box<dyn Conn>) -> Self {
+        Control {
             env: env.clone(),
             conn,
             input: BytesMut::new(),
-            login: upstream.login().cloned(),
+            login: None,
             unanswered: 0,
             failed: false,
-        })
+        }
     }
 
     /// Sends one command and waits for its answer, an error answer included.
@@ -65,7 +74,8 @@ impl Control {
             .ok_or_else(|| io::Error::other("a command got no answer"))
     }
 
-    /// Sends some commands at once and waits for the answers to all of them.
+    /// Sends some commands at once and waits for the answers to all of them. There are fewer, the last an error, when the
+    /// server closed the connection with that: so it turns away whom it does not take.
     ///
     /// # Errors
     /// As [`Control::call`].
@@ -90,8 +100,11 @@ impl Control {
     /// # Errors
     /// As [`Control::call`], and when the server does not do that.
     pub async fn reset(&mut self, deadline: Duration) -> io::Result<()> {
-        let answer = self.call(&[b"RESET"], deadline).await?;
-        if answer.as_str() == Some("RESET") {
+        // RESET takes no word of the proxy's own: what stands before it tells MONITOR whose it is.
+        let commands: &[&[&[u8]]] = &[&[b"INFO", b"reset", OWN], &[b"RESET"]];
+        let answers = self.call_all(commands, deadline).await?;
+        let answer = answers.last();
+        if answer.and_then(Value::as_str) == Some("RESET") {
             return Ok(());
         }
         self.failed = true;
@@ -139,7 +152,13 @@ impl Control {
         }
         let mut answers = Vec::with_capacity(commands.len());
         while self.unanswered > 0 {
-            answers.push(self.answer().await?);
+            match self.answer().await {
+                Ok(answer) => answers.push(answer),
+                Err(_) if answers.last().is_some_and(|a: &Value| a.as_error().is_some()) => {
+                    return Ok(answers);
+                }
+                Err(error) => return Err(error),
+            }
             self.unanswered -= 1;
         }
         Ok(answers)

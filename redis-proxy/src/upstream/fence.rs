@@ -10,7 +10,7 @@
 //! One fence is outstanding at a time, and the next batch fills meanwhile: the more clients there are, the
 //! more replies share one.
 
-use super::{Control, ProveError, prove};
+use super::{Control, OWN, ProveError, prove};
 use crate::hold::BatchId;
 use crate::session::{EndReason, Session};
 use redoubt_env::{Env, planted};
@@ -21,6 +21,9 @@ use redoubt_types::{BootTime, Offset};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What is asked.
+pub(crate) const FENCE: &[&[u8]] = &[b"INFO", b"replication", OWN];
 
 /// What an answer means for the batch that waits for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl Patience {
 /// session's any more, when its offset goes back, or when it answers, and with no fence, for `failing_max`.
 pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
     // Without fences nothing is ever released: the session must not outlive this task, however that ends.
-    let _end = EndWith(Arc::clone(&session));
+    let _end = session.end_with_guard("nobody asks it for fences any more");
     let mut fencer = Fencer {
         session: &session,
         env: &env,
@@ -93,17 +96,6 @@ pub async fn run(session: Arc<Session>, env: Env, failing_max: Duration) {
         biased;
         _ = session.wait_end() => {}
         reason = fencer.fence_batches() => session.end(reason),
-    }
-}
-
-/// Ends the session when it goes.
-struct EndWith(Arc<Session>);
-
-impl Drop for EndWith {
-    fn drop(&mut self) {
-        self.0.end(EndReason::ServerChanged(
-            "nobody asks it for fences any more".to_owned(),
-        ));
     }
 }
 
@@ -132,10 +124,11 @@ impl Fencer<'_> {
             while planted::held("pause_before_fence") {
                 self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
             }
+            let asked = self.session.pressure.mark();
             let meaning = self.ask().await;
             if let Some(offset) = patience.point(meaning, self.env.now())? {
                 let fenced = self.session.hold.fenced(batch, offset);
-                self.session.pressure.written(offset);
+                self.session.pressure.written(offset, asked);
                 return fenced.map_err(|e| EndReason::ServerChanged(e.to_string()));
             }
             self.env.sleep(UPSTREAM_RETRY_PAUSE).await;
@@ -153,7 +146,7 @@ impl Fencer<'_> {
                 Err(ProveError::Unavailable(error)) => return not_reached(&error),
             },
         };
-        match control.call(&[b"INFO", b"replication"], FENCE_ANSWER_MAX).await {
+        match control.call(FENCE, FENCE_ANSWER_MAX).await {
             Ok(answer) => {
                 self.link = Some(control);
                 meaning_of(self.session, &answer)
@@ -184,6 +177,9 @@ pub(crate) fn meaning_of(session: &Session, answer: &Value) -> Meaning {
         // H25: nor is it an answer. What a script has published is out before its effects are in the stream.
         FenceAnswer::Busy if planted::on("h25_busy_is_a_fence") => Meaning::Point(session.hold.committed()),
         FenceAnswer::Busy => Meaning::NotYet,
+        FenceAnswer::NotMaster if planted::on("h25_any_role_is_a_fence") => {
+            Meaning::Point(session.hold.committed())
+        }
         FenceAnswer::NotMaster => Meaning::Changed("it is no master any more".to_owned()),
         FenceAnswer::Malformed => {
             let said = answer.as_error().unwrap_or("what is no fence");

@@ -13,3 +13,7 @@ mod prove;
 pub use access::{DEFAULT_USER, Login, Upstream};
 pub use control::Control;
 pub use prove::{ProveError, Proven, prove, prove_for_client};
+
+/// The last argument of commands that the proxy sends for itself: the server does not mind it, and a client's MONITOR leaves
+/// them out by it.
+pub const OWN: &[u8] = b"redoubt";

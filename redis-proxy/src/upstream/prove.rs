@@ -5,7 +5,7 @@
 //! connection whose other end has not named the session's `run_id` on that very connection; a connection
 //! can't change its process later.
 
-use super::Control;
+use super::{Control, OWN};
 use crate::session::{EndReason, Session};
 use bytes::BytesMut;
 use redoubt_env::net::Conn;
@@ -57,18 +57,18 @@ pub enum ProveError {
 pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
     let mut control = Control::connect(env, &session.upstream, PROVE_DEADLINE).await?;
     loop {
-        let commands: &[&[&[u8]]] = &[&[b"INFO", b"server"], &[b"CLIENT", b"INFO"]];
+        let commands: &[&[&[u8]]] = &[&[b"INFO", b"server", OWN], &[b"CLIENT", b"INFO"]];
         let answers = control.call_all(commands, PROVE_DEADLINE).await?;
-        let [server, client] = answers.as_slice() else {
-            return Err(io::Error::other("two commands had not two answers").into());
-        };
-        if let Some(error) = server.as_error().or_else(|| client.as_error()) {
+        if let Some(error) = answers.iter().find_map(Value::as_error) {
             if error.starts_with("BUSY ") || error.starts_with("LOADING ") {
                 env.sleep(UPSTREAM_RETRY_PAUSE).await;
                 continue;
             }
             return Err(ProveError::Refused(error.to_owned()));
         }
+        let [server, client] = answers.as_slice() else {
+            return Err(io::Error::other("two commands had not two answers").into());
+        };
         check_process(session, server)?;
         let (id, addr) = own_connection(client)
             .ok_or_else(|| io::Error::other("CLIENT INFO does not tell the connection's id and address"))?;

@@ -9,16 +9,18 @@
 use bytes::BytesMut;
 use redoubt_env::net::Conn;
 use redoubt_env::{Env, Task};
+use redoubt_proxy::capture::buffer::{Bounds, DoubleBuffer};
 use redoubt_proxy::client::{self, Options};
 use redoubt_proxy::hold::Hold;
 use redoubt_proxy::session::Session;
 use redoubt_proxy::upstream::{Control, Upstream, fence};
 use redoubt_resp::info::{parse_replication, parse_server};
-use redoubt_types::limits::UNCOMMITTED_BYTES_MAX;
-use redoubt_types::{Epoch, Offset, ReplId, RunId};
+use redoubt_types::limits::{ENTRY_PAYLOAD_BYTES_MAX, UNCOMMITTED_BYTES_MAX};
+use redoubt_types::{Db, Epoch, Offset, ReplId, RunId};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -146,6 +148,7 @@ pub(crate) struct Lab {
     pub(crate) drain: watch::Sender<bool>,
     tasks: Vec<Task<()>>,
     fence_failing_max: Duration,
+    capture_paused: Arc<AtomicBool>,
 }
 
 /// How a lab differs from the usual.
@@ -156,6 +159,7 @@ pub(crate) struct Plan {
     pub(crate) serving: bool,
     pub(crate) fencing: bool,
     pub(crate) fence_failing_max: Duration,
+    pub(crate) clean_reads: bool,
 }
 
 impl Default for Plan {
@@ -167,6 +171,7 @@ impl Default for Plan {
             serving: true,
             fencing: true,
             fence_failing_max: Duration::from_secs(60),
+            clean_reads: true,
         }
     }
 }
@@ -189,6 +194,7 @@ impl Lab {
             clients_max: plan.clients_max,
             shared: crate::SHARED,
             fence_failing_max: plan.fence_failing_max,
+            clean_reads: plan.clean_reads,
         };
         let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone(), draining))];
         let mut lab = Lab {
@@ -200,6 +206,7 @@ impl Lab {
             addr,
             tasks,
             fence_failing_max: plan.fence_failing_max,
+            capture_paused: Arc::default(),
         };
         if plan.fencing {
             lab.begin_fencing();
@@ -227,6 +234,51 @@ impl Lab {
             self.fence_failing_max,
         );
         self.tasks.push(self.env.spawn(fence));
+    }
+
+    /// Plays capture from here on: what the server writes is indexed, and not committed.
+    pub(crate) async fn begin_capture(&mut self) {
+        let from = self.session.hold.committed();
+        let mut stream = self.stream(from).await;
+        let bounds = Bounds {
+            entry_max: ENTRY_PAYLOAD_BYTES_MAX,
+            uncommitted_max: UNCOMMITTED_BYTES_MAX,
+        };
+        let mut buffer = DoubleBuffer::new(from, Db::default(), bounds);
+        let (env, session) = (self.env.clone(), Arc::clone(&self.session));
+        let paused = Arc::clone(&self.capture_paused);
+        self.tasks.push(self.env.spawn(async move {
+            while stream.read_buf(buffer.space()).await.unwrap() > 0 {
+                while paused.load(Ordering::Relaxed) {
+                    env.sleep(Duration::from_millis(1)).await;
+                }
+                let wall = env.wall();
+                session.clean.index(|group| buffer.filled(wall, group)).unwrap();
+            }
+        }));
+    }
+
+    /// What comes of the stream from now on is not indexed.
+    pub(crate) fn pause_capture(&self) {
+        self.capture_paused.store(true, Ordering::Relaxed);
+    }
+
+    /// It is again, with all that came meanwhile.
+    pub(crate) fn resume_capture(&self) {
+        self.capture_paused.store(false, Ordering::Relaxed);
+    }
+
+    /// The server's stream behind `from`.
+    pub(crate) async fn stream(&self, from: Offset) -> Box<dyn Conn> {
+        let mut replica = self.env.net().connect(&self.server.addr).await.unwrap();
+        let ask = format!("PSYNC {} {}\r\n", self.session.replid, from.psync());
+        replica.write_all(ask.as_bytes()).await.unwrap();
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(self.env.timeout(SOON, replica.read_u8()).await.unwrap().unwrap());
+        }
+        assert!(line.starts_with(b"+CONTINUE"), "{line:?}");
+        replica
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -326,6 +378,12 @@ impl Client {
             .await
             .unwrap()
             .unwrap();
+    }
+
+    /// Sends to one that may close before it has taken all.
+    pub(crate) async fn send_some(&mut self, bytes: &[u8]) {
+        let sent = self.env.timeout(SOON, self.conn.write_all(bytes)).await;
+        sent.expect("it takes them or closes").ok();
     }
 
     /// The next bytes must be these.

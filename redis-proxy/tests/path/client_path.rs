@@ -89,6 +89,44 @@ async fn a_long_pipeline_keeps_its_order() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_before_it_has_written_all_gets_all_its_answers() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let mut client = lab.client().await;
+    let value = "v".repeat(100);
+    // Far more than what lies in sockets: 20 MB of commands, 2 MB of answers.
+    let n = 20_000;
+    let (missing, set) = ("x".repeat(1_000), format!("SET k {value}\r\n"));
+    client
+        .send(set + &format!("MGET k {missing}\r\n").repeat(n))
+        .await;
+    client
+        .expect("+OK\r\n".to_owned() + &format!("*2\r\n$100\r\n{value}\r\n$-1\r\n").repeat(n))
+        .await;
+    client.send("PING\r\n".repeat(100)).await;
+    client.expect("+PONG\r\n".repeat(100)).await;
+}
+
+#[tokio::test]
+async fn a_script_may_nest_its_answer_as_deep_as_the_server_lets_it() {
+    let lab = Lab::new().await;
+    lab.commit_ever();
+    let (mut client, mut other) = (lab.client().await, lab.client().await);
+    let script = "local all={} local t=all for i=1,7000 do t[1]={} t=t[1] end return all";
+    for _ in 0..3 {
+        client
+            .send(format!(
+                "*3\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n0\r\n",
+                script.len()
+            ))
+            .await;
+        other.send("PING\r\n").await;
+        client.expect("*1\r\n".repeat(7000) + "*0\r\n").await;
+        other.expect("+PONG\r\n").await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_half_closes_gets_the_replies_that_remain() {
     let lab = Lab::new().await;
     let mut client = lab.client().await;

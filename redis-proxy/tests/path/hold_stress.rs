@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 const CLIENTS: usize = 6;
 const ROUNDS: usize = 120;
@@ -18,14 +18,7 @@ type Told = Arc<Mutex<Vec<(String, Offset)>>>;
 /// Plays capture and journal: reads the server's stream from where it was before any client wrote, and commits what it has
 /// read, slowly and in steps.
 async fn journal(lab: Arc<Lab>, from: Offset, stream: Arc<Mutex<Vec<u8>>>, done: Arc<AtomicBool>) {
-    let mut replica = lab.env.net().connect(&lab.server.addr).await.unwrap();
-    let ask = format!("PSYNC {} {}\r\n", lab.session.replid, from.psync());
-    replica.write_all(ask.as_bytes()).await.unwrap();
-    let mut line = Vec::new();
-    while !line.ends_with(b"\r\n") {
-        line.push(lab.env.timeout(SOON, replica.read_u8()).await.unwrap().unwrap());
-    }
-    assert!(line.starts_with(b"+CONTINUE"), "{line:?}");
+    let mut replica = lab.stream(from).await;
     // About one effect at a time, so that commits stop between the effects of replies that share a fence.
     let mut chunk = vec![0; 90];
     while !done.load(Ordering::Relaxed) {
@@ -85,7 +78,9 @@ fn note(lab: &Lab, told: &Told, token: String) {
 
 #[tokio::test]
 async fn nobody_is_told_of_anything_before_it_is_committed() {
-    let lab = Arc::new(Lab::new().await);
+    let mut lab = Lab::new().await;
+    lab.begin_capture().await;
+    let lab = Arc::new(lab);
     let base = lab.offset().await;
     let (stream, told) = (Arc::new(Mutex::new(Vec::new())), Told::default());
     let done = Arc::new(AtomicBool::new(false));

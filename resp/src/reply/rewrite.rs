@@ -2,7 +2,8 @@
 //!
 //! A command that the proxy refuses is replaced by an unknown one, named by a marker, on its way to the server;
 //! the server's error for it is replaced by the refusal on its way back. So the refusal comes in order, and
-//! what an error does to an open MULTI (EXECABORT) is the server's own doing.
+//! what an error does to an open MULTI (EXECABORT) is the server's own doing. A type of clients that no server knows, named
+//! so to `CLIENT KILL`, is a marker as well: that error comes only to whom the server lets kill clients.
 
 use super::{FrameEnd, ReplyError, ReplyScanner};
 use bytes::{Bytes, BytesMut};
@@ -10,6 +11,10 @@ use bytes::{Bytes, BytesMut};
 /// How Redis from 7.0 on and Valkey begin the error for an unknown command; its name follows as it was sent,
 /// cut at 128 bytes, and a closing quote.
 const UNKNOWN: &[u8] = b"-ERR unknown command ";
+/// How they begin the one for a type of clients that they do not know, which goes on likewise.
+const UNKNOWN_TYPE: &[u8] = b"-ERR Unknown client type ";
+/// Where the two differ first.
+const DIFFER_AT: usize = 5;
 /// Bytes of a marker's code at most: markers must stay below the 128 bytes that servers repeat.
 const CODE_BYTES_MAX: usize = 64;
 
@@ -110,7 +115,7 @@ impl ReplyRewriter {
                         pos += 1;
                     }
                     Verdict::Marker => {
-                        let code = &self.held[UNKNOWN.len() + 1 + self.prefix.len()..];
+                        let code = &self.held[self.beginning().len() + 1 + self.prefix.len()..];
                         match replacement(code) {
                             Some(line) => {
                                 self.replacement = Some(line);
@@ -134,19 +139,31 @@ impl ReplyRewriter {
         Ok(())
     }
 
+    /// The beginning that `held` has, or may have.
+    fn beginning(&self) -> &'static [u8] {
+        if self.held.get(DIFFER_AT) == Some(&UNKNOWN_TYPE[DIFFER_AT]) {
+            UNKNOWN_TYPE
+        } else {
+            UNKNOWN
+        }
+    }
+
     /// Whether `held` followed by `byte` is the beginning of an error about a marker, all of one up to its
     /// closing quote, or neither.
     fn judge(&self, byte: u8) -> Verdict {
         let at = self.held.len();
-        let name_at = UNKNOWN.len() + 1;
+        let beginning = self.beginning();
+        let name_at = beginning.len() + 1;
         let code_at = name_at + self.prefix.len();
-        let goes_on = if at < UNKNOWN.len() {
-            byte == UNKNOWN[at]
-        } else if at == UNKNOWN.len() {
+        let goes_on = if at == DIFFER_AT {
+            byte == UNKNOWN[at] || byte == UNKNOWN_TYPE[at]
+        } else if at < beginning.len() {
+            byte == beginning[at]
+        } else if at == beginning.len() {
             matches!(byte, b'\'' | b'`' | b'"')
         } else if at < code_at {
             byte == self.prefix[at - name_at]
-        } else if byte == self.held[UNKNOWN.len()] {
+        } else if byte == self.held[beginning.len()] {
             return Verdict::Marker;
         } else {
             is_code(byte) && at < code_at + CODE_BYTES_MAX

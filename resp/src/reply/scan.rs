@@ -2,7 +2,7 @@
 
 use super::{FrameEnd, ReplyError};
 use crate::number::{Digits, whole_header};
-use redoubt_types::limits::{REPLY_BULK_BYTES_MAX, REPLY_ELEMENTS_MAX, RESP_DEPTH_MAX};
+use redoubt_types::limits::{REPLY_BULK_BYTES_MAX, REPLY_DEPTH_MAX, REPLY_ELEMENTS_MAX, RESP_DEPTH_MAX};
 
 /// Where in a frame the scanner stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +38,24 @@ struct Level {
     attribute: bool,
 }
 
+/// How many levels there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DepthMax(usize);
+
+impl Default for DepthMax {
+    fn default() -> Self {
+        DepthMax(REPLY_DEPTH_MAX)
+    }
+}
+
 /// A resumable scanner of a server's answers. After an error it is poisoned: every further call returns
 /// [`ReplyError::Poisoned`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplyScanner {
     phase: Phase,
-    levels: [Level; RESP_DEPTH_MAX],
-    depth: usize,
+    /// Open aggregates, the outermost first.
+    levels: Vec<Level>,
+    depth_max: DepthMax,
     /// Attributes of the next top-level frame were seen.
     attributed: bool,
     /// Type of the top-level frame in progress.
@@ -57,9 +68,17 @@ impl ReplyScanner {
         ReplyScanner::default()
     }
 
+    /// A scanner for what is decoded afterwards, by a decoder that calls itself for each level.
+    pub(super) fn shallow() -> Self {
+        ReplyScanner {
+            depth_max: DepthMax(RESP_DEPTH_MAX),
+            ..ReplyScanner::default()
+        }
+    }
+
     /// Whether everything scanned so far is whole frames.
     pub fn at_boundary(&self) -> bool {
-        self.phase == Phase::Start && self.depth == 0 && !self.attributed
+        self.phase == Phase::Start && self.levels.is_empty() && !self.attributed
     }
 
     /// Goes over `bytes`, which follow those of the last call, and reports the end of every top-level frame
@@ -129,7 +148,7 @@ impl ReplyScanner {
     #[inline(always)]
     fn step_start(&mut self, bytes: &[u8]) -> Result<(usize, bool), ReplyError> {
         let kind = bytes[0];
-        if self.depth == 0 && kind != b'|' {
+        if self.levels.is_empty() && kind != b'|' {
             self.kind = kind;
         }
         match kind {
@@ -221,15 +240,16 @@ impl ReplyScanner {
         self.phase = Phase::Start;
         let attribute = kind == b'|';
         let left = if matches!(kind, b'%' | b'|') { n * 2 } else { n };
-        if attribute && self.depth == 0 {
+        if attribute && self.levels.is_empty() {
             self.attributed = true;
         }
         if left == 0 {
             return Ok(!attribute);
         }
-        let level = self.levels.get_mut(self.depth).ok_or(ReplyError::TooDeep)?;
-        *level = Level { left, attribute };
-        self.depth += 1;
+        if self.levels.len() >= self.depth_max.0 {
+            return Err(ReplyError::TooDeep);
+        }
+        self.levels.push(Level { left, attribute });
         Ok(false)
     }
 
@@ -244,16 +264,20 @@ impl ReplyScanner {
     /// A value ended: so may the aggregates that it is the last of. Returns whether the top-level frame did.
     #[inline(always)]
     fn end_value(&mut self) -> bool {
-        while let Some(level) = self.depth.checked_sub(1).map(|at| &mut self.levels[at]) {
+        while let Some(level) = self.levels.last_mut() {
             level.left -= 1;
             if level.left > 0 {
                 return false;
             }
-            let attribute = std::mem::take(level).attribute;
-            self.depth -= 1;
+            let attribute = level.attribute;
+            self.levels.pop();
             if attribute {
                 return false;
             }
+        }
+        if self.levels.capacity() > RESP_DEPTH_MAX {
+            // Room for an odd answer's depth is not kept for ever.
+            self.levels = Vec::new();
         }
         self.attributed = false;
         true

@@ -1,6 +1,7 @@
 use super::*;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
+use redoubt_types::limits::{REPLY_DEPTH_MAX, RESP_DEPTH_MAX};
 
 type Seen = (Vec<(usize, char)>, Result<(), ReplyError>, ReplyScanner);
 
@@ -112,14 +113,26 @@ fn what_no_stock_server_sends_is_an_error() {
     assert!(!scanner.at_boundary());
 }
 
+/// An answer as deep as this.
+fn nested(depth: usize) -> String {
+    format!("{}:1\r\n", "*1\r\n".repeat(depth))
+}
+
 #[test]
 fn nesting_up_to_the_cap_is_fine() {
-    let frame = format!("{}:1\r\n", "*1\r\n".repeat(RESP_DEPTH_MAX));
+    let frame = nested(REPLY_DEPTH_MAX);
     assert_eq!(frames(frame.as_bytes()).0, [(frame.len(), '*')]);
-    let over = format!("{}:1\r\n", "*1\r\n".repeat(RESP_DEPTH_MAX + 1));
+    let over = nested(REPLY_DEPTH_MAX + 1);
     assert_eq!(frames(over.as_bytes()).1, Err(ReplyError::TooDeep));
-    assert!(parse_frame(over.as_bytes()).is_err());
-    assert!(parse_frame(frame.as_bytes()).unwrap().is_some());
+}
+
+#[test]
+fn what_is_decoded_is_shallow() {
+    assert!(parse_frame(nested(RESP_DEPTH_MAX).as_bytes()).unwrap().is_some());
+    assert_eq!(
+        parse_frame(nested(RESP_DEPTH_MAX + 1).as_bytes()),
+        Err(ReplyError::TooDeep)
+    );
 }
 
 fn bulk(text: &str) -> Value {
@@ -170,7 +183,7 @@ fn a_value_of_100_mb_takes_linear_time() {
             .for_each(|part| scanner.scan(part, |_| ends += 1).unwrap());
     }
     assert_eq!(ends, 100);
-    assert!(std::mem::size_of::<ReplyScanner>() <= 16 * RESP_DEPTH_MAX + 64);
+    assert!(std::mem::size_of::<ReplyScanner>() <= 128);
 }
 
 /// Rewrites `bytes` in pieces; returns the output, its frames and the codes that were asked about.
@@ -303,6 +316,30 @@ fn any_replies() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 proptest! {
+    /// Levels of any kind and number, each with values before and behind the next.
+    #[test]
+    fn an_answer_of_any_depth_ends_where_it_ends(
+        levels in prop::collection::vec((prop::sample::select(vec!['*', '~', '>', '%']), 0usize..3, 0usize..3), 0..2_000),
+        cuts in prop::collection::vec(any::<usize>(), 0..12),
+    ) {
+        let (mut head, mut rest) = (String::new(), Vec::new());
+        for (kind, before, behind) in &levels {
+            // A map has twice as many values, the next level among them.
+            let behind = behind + usize::from(*kind == '%' && (before + behind + 1) % 2 == 1);
+            let values = before + behind + 1;
+            let n = if *kind == '%' { values / 2 } else { values };
+            head += &format!("{kind}{n}\r\n{}", ":1\r\n".repeat(*before));
+            rest.push("+x\r\n".repeat(behind));
+        }
+        rest.reverse();
+        let frame = format!("{head}$1\r\na\r\n{}", rest.concat());
+        let two = format!("{frame}{frame}");
+        let kind = frame.chars().next().unwrap();
+        let (ends, result, scanner) = scan_in_pieces(two.as_bytes(), &cuts);
+        prop_assert_eq!((ends, result), (vec![(frame.len(), kind), (two.len(), kind)], Ok(())));
+        prop_assert!(scanner.at_boundary());
+    }
+
     #[test]
     fn any_cutting_gives_the_same_frames(
         replies in any_replies(),

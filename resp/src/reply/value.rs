@@ -90,7 +90,7 @@ impl Value {
 /// When the bytes are no frame, or its content can't be decoded.
 pub fn parse_frame(bytes: &[u8]) -> Result<Option<(Value, usize)>, ReplyError> {
     // The scanner first: it caps depth and lengths, which redis-protocol does not.
-    let Some(FrameEnd { end, .. }) = ReplyScanner::new().next_frame(bytes)? else {
+    let Some(FrameEnd { end, .. }) = ReplyScanner::shallow().next_frame(bytes)? else {
         return Ok(None);
     };
     let frame = &bytes[..end];

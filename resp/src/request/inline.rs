@@ -3,7 +3,7 @@
 /// Splits a line into arguments, which may be quoted: `"…"` knows `\xHH`, `\n`, `\r`, `\t`, `\b`, `\a` and
 /// takes any other escaped byte as it is; `'…'` knows `\'`. `None` when quotes don't match, or a closing quote
 /// is followed by something else than space. As in Redis, a zero byte ends the line.
-pub(super) fn split_args(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn split_args(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let end = line.iter().position(|b| *b == 0).unwrap_or(line.len());
     let mut rest = &line[..end];
     let mut args = Vec::new();

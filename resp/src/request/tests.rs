@@ -153,7 +153,10 @@ fn errors_are_redis_own_texts() {
     let long = |kind: &str| format!("{kind}{}", "1".repeat(LINE_BYTES_MAX + 1));
     for (bytes, want) in [
         ("*x\r\n".to_string(), "Protocol error: invalid multibulk length"),
-        ("*1048577\r\n".into(), "Protocol error: invalid multibulk length"),
+        (
+            "*2147483648\r\n".into(),
+            "Protocol error: invalid multibulk length",
+        ),
         (
             "*99999999999999999999999\r\n".into(),
             "Protocol error: invalid multibulk length",
@@ -164,7 +167,7 @@ fn errors_are_redis_own_texts() {
         ("*1\r\n$x\r\n".into(), "Protocol error: invalid bulk length"),
         ("*1\r\n$-1\r\n".into(), "Protocol error: invalid bulk length"),
         (
-            "*1\r\n$536870913\r\n".into(),
+            "*1\r\n$8589934593\r\n".into(),
             "Protocol error: invalid bulk length",
         ),
         ("*1\r\n$1\rx".into(), "Protocol error: invalid bulk length"),

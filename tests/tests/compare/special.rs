@@ -57,7 +57,6 @@ pub(crate) fn arguments(generator: &mut Generator, command: &str) -> Option<Vec<
             "",
         ]),
         "client|list" => dice.one(&["", "TYPE normal", "ID 1 2 3", "TYPE nosuch"]),
-        "client|pause" => dice.one(&["1", "1 WRITE", "x"]),
         "hello" => dice.one(&[
             "",
             "2",

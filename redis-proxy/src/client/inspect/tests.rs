@@ -68,8 +68,7 @@ fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
         "acl deluser a b c d e f g",
         "ACL LOAD",
         "MIGRATE h 6379 k 0 1000",
-        "CLIENT PAUSE 1000 WRITE",
-        "CLIENT UNPAUSE",
+        "CLIENT PAUSE 1000 WRITE x",
         "CLIENT KILL TYPE replica",
         "CLIENT KILL 127.0.0.1:5001",
         "CLIENT KILL ID 43",
@@ -275,6 +274,21 @@ fn h23_effects_that_mean_something_else_later_are_refused() {
         "XADD s 1-1 f idmp",
         "XADD s MAXLEN = 5 * idmp 1",
         "XADD s NOMKSTREAM * f v",
+    ] {
+        assert_eq!(judged(line), Verdict::Forward, "{line}");
+    }
+}
+
+#[test]
+fn a_pause_is_the_proxys_to_do_and_a_wrong_one_the_servers_to_tell() {
+    for line in ["CLIENT PAUSE 1", "client pause 1 write", "CLIENT UNPAUSE"] {
+        assert!(matches!(judged(line), Verdict::Pause(..)), "{line}");
+    }
+    for line in [
+        "CLIENT PAUSE",
+        "CLIENT PAUSE x",
+        "CLIENT PAUSE 1 x",
+        "CLIENT UNPAUSE 1",
     ] {
         assert_eq!(judged(line), Verdict::Forward, "{line}");
     }

@@ -110,3 +110,42 @@ async fn what_is_no_answer_is_an_error() {
     replies.tail(4).extend_from_slice(b"oops");
     assert!(replies.received(4, BootTime::default()).is_err());
 }
+
+#[tokio::test]
+async fn a_pause_that_the_server_allows_is_told_once_and_answered_with_ok() {
+    let (mut replies, hold) = replies();
+    replies.expect_markers(2);
+    let line = format!("-ERR Unknown client type '{PREFIX}pause-write-100'\r\n");
+    let (front, back) = line.split_at(40);
+    receive(&mut replies, front.as_bytes(), 1);
+    assert!(replies.take_asked().is_empty());
+    receive(&mut replies, back.as_bytes(), 2);
+    receive(&mut replies, b"-NOPERM no\r\n-ERR Unknown client type 'x'\r\n", 3);
+    let asked = replies.take_asked();
+    assert_eq!(asked, [Asked::Pause(crate::pause::Kind::Write, 100)]);
+    assert!(replies.take_asked().is_empty());
+    fence(&hold, 0).await;
+    assert_eq!(
+        replies.released(),
+        b"+OK\r\n-NOPERM no\r\n-ERR Unknown client type 'x'\r\n"
+    );
+}
+
+#[tokio::test]
+async fn what_monitor_leaves_out_waits_for_nothing() {
+    let (mut replies, hold) = replies();
+    receive(&mut replies, b"+O", 1);
+    replies.expect_monitor(false);
+    receive(&mut replies, b"K\r\n", 1);
+    fence(&hold, 0).await;
+    assert_eq!(replies.released(), b"+OK\r\n");
+    replies.written(5);
+    let own = b"+1700000000.123456 [0 127.0.0.1:5000] \"INFO\" \"replication\" \"redoubt\"\r\n";
+    receive(&mut replies, &own[..30], 2);
+    receive(&mut replies, &own[30..], 3);
+    assert!(replies.is_empty() && replies.held_since().is_none());
+    let theirs = b"+1700000000.123456 [0 127.0.0.1:5000] \"GET\" \"k\"\r\n";
+    receive(&mut replies, theirs, 4);
+    fence(&hold, 0).await;
+    assert_eq!(replies.released(), theirs);
+}

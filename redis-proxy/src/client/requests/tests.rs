@@ -1,6 +1,7 @@
 use super::*;
 use crate::client::peers::Peers;
 use proptest::prelude::*;
+use redoubt_resp::reply::Value;
 
 const PREFIX: &str = "REDOUBT-REFUSED-0123456789abcdef-";
 const NO_BOUND: usize = usize::MAX;
@@ -72,10 +73,13 @@ fn a_refused_command_becomes_a_marker_in_its_place() {
 
 #[test]
 fn a_wait_becomes_its_answer_and_keeps_what_follows_if_it_has_to() {
-    let answer = command(&[b"EVAL_RO", b"return 1 -- Redoubt: WAIT", b"0"]);
+    let answer = |asked: [&[u8]; 3]| {
+        let script: [&[u8]; 3] = [b"EVAL_RO", b"return 1 -- Redoubt: WAIT", b"0"];
+        command(&[&script[..], &asked].concat())
+    };
     let set = command(&[b"SET", b"a", b"1"]);
     let bytes = [set.clone(), command(&[b"WAIT", b"1", b"0"]), set.clone()].concat();
-    let want = [set.clone(), answer.clone(), set.clone()].concat();
+    let want = [set.clone(), answer([b"WAIT", b"1", b"0"]), set.clone()].concat();
     for cut in 1..bytes.len() {
         assert_eq!(pass_cut(&bytes, cut, NO_BOUND).0, want, "cut {cut}");
     }
@@ -89,6 +93,7 @@ fn a_wait_becomes_its_answer_and_keeps_what_follows_if_it_has_to() {
     assert_eq!(output, set);
     let passed = requests.pass(&mut input, &mut output, NO_BOUND);
     assert_eq!(passed, Passed::default());
+    let want = [set.clone(), answer([b"WAIT", b"2", b"70"]), set].concat();
     assert_eq!(output, want);
 }
 
@@ -209,4 +214,62 @@ proptest! {
         let (_, passed) = pass_cut(&bytes, cut, NO_BOUND);
         prop_assert!(passed.markers <= bytes.len());
     }
+}
+
+/// What the server gets of `bytes`, while commands that may write are held or not.
+fn pass_held(requests: &mut Requests, bytes: &[u8], held: bool) -> (Vec<u8>, Passed) {
+    let (mut input, mut output) = (BytesMut::from(bytes), BytesMut::new());
+    requests.hold_writes(held.then(|| Arc::new(Writes::of(&Value::Array(Vec::new())))));
+    let passed = requests.pass(&mut input, &mut output, NO_BOUND);
+    (output.to_vec(), passed)
+}
+
+#[test]
+fn a_pause_becomes_a_question_and_nothing_behind_it_passes_before_the_answer() {
+    let asked = command(&[
+        b"CLIENT",
+        b"KILL",
+        b"TYPE",
+        format!("{PREFIX}pause-write-100").as_bytes(),
+    ]);
+    let bytes = [
+        command(&[b"client", b"pause", b"100", b"WRITE"]),
+        command(&[b"GET", b"k"]),
+    ]
+    .concat();
+    let (mut requests, mut input) = (requests(), BytesMut::from(&bytes[..]));
+    let mut output = BytesMut::new();
+    let passed = requests.pass(&mut input, &mut output, NO_BOUND);
+    assert_eq!((&output[..], passed.markers, passed.asked), (&asked[..], 1, true));
+    let mut output = BytesMut::new();
+    requests.pass(&mut input, &mut output, NO_BOUND);
+    assert_eq!(output, command(&[b"GET", b"k"]));
+}
+
+#[test]
+fn a_pause_in_a_transaction_is_refused() {
+    let bytes = [command(&[b"MULTI"]), command(&[b"CLIENT", b"UNPAUSE"])].concat();
+    let (sent, passed) = pass_held(&mut requests(), &bytes, false);
+    assert_eq!((passed.markers, passed.asked), (1, false));
+    assert!(sent.starts_with(&command(&[b"MULTI"])) && !sent.ends_with(b"UNPAUSE\r\n"));
+}
+
+#[test]
+fn what_is_held_waits_with_all_behind_it_and_reads_before_it_pass() {
+    let (get, eval) = (command(&[b"GET", b"k"]), command(&[b"EVAL", b"return 1", b"0"]));
+    let mut requests = requests();
+    let (sent, _) = pass_held(&mut requests, &[&get[..], &eval, &get].concat(), true);
+    assert!(sent == get && requests.is_stalled() && requests.has_pending());
+    let (sent, _) = pass_held(&mut requests, b"", true);
+    assert!(sent.is_empty() && requests.is_stalled());
+    let (sent, _) = pass_held(&mut requests, &get, false);
+    assert!(sent == [&eval[..], &get].concat() && !requests.is_stalled());
+    // An EXEC waits if something was queued that may write.
+    let multi = [&command(&[b"MULTI"])[..], &eval].concat();
+    pass_held(&mut requests, &multi, false);
+    let exec = command(&[b"EXEC"]);
+    assert_eq!(pass_held(&mut requests, &exec, true).0, b"");
+    assert_eq!(pass_held(&mut requests, b"", false).0, exec);
+    let reads = [&command(&[b"MULTI"])[..], &get, &exec].concat();
+    assert_eq!(pass_held(&mut requests, &reads, true).0, reads);
 }

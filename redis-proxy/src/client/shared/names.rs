@@ -26,6 +26,15 @@ impl Names {
         self.commands.push(args);
     }
 
+    /// Remembers a name that was given otherwise.
+    pub(in crate::client) fn remember_name(&mut self, name: &[u8]) {
+        let args = [&b"CLIENT"[..], b"SETNAME", name].map(Bytes::copy_from_slice);
+        self.remember(&RequestHead {
+            arg_count: args.len(),
+            args: args.into(),
+        });
+    }
+
     /// The commands that say it all again.
     pub(in crate::client) fn commands(&self) -> Vec<Vec<&[u8]>> {
         self.commands

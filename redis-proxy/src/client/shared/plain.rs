@@ -4,6 +4,7 @@
 //! a command that neither needs nor leaves state on its connection, never blocks it, and has exactly one answer. What is
 //! not known to be plain is not. Must not know a connection.
 
+use crate::client::protocol::is_plain_name;
 use redoubt_resp::reply::Value;
 use redoubt_resp::request::RequestHead;
 use std::collections::BTreeMap;
@@ -71,6 +72,11 @@ impl Plain {
         self.commands.is_empty()
     }
 
+    /// Whether the server has this subcommand, given in lower case as `command|subcommand`.
+    pub fn knows(&self, name: &str) -> bool {
+        self.commands.contains_key(name.as_bytes())
+    }
+
     /// What this command asks of its connection.
     pub fn fit(&self, head: &RequestHead) -> Fit {
         let mut name = [0; 64];
@@ -133,7 +139,7 @@ fn names_well(head: &RequestHead) -> bool {
         }
         () => return false,
     };
-    !head.is_partial() && value.len() < 256 && value.iter().all(|b| (b'!'..=b'~').contains(b))
+    !head.is_partial() && is_plain_name(value)
 }
 
 #[cfg(test)]

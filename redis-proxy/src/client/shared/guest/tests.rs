@@ -1,8 +1,12 @@
+use super::super::flights::{FlightId, Flights, Released};
+use super::super::outbox::Total;
 use super::super::ready::Ready;
 use super::*;
+use crate::pressure::Mark;
 use proptest::prelude::*;
 use redoubt_resp::reply::Value;
 use redoubt_resp::stream::encode_command;
+use redoubt_types::limits::GUEST_ANSWER_BYTES_MAX;
 use tokio::sync::Semaphore;
 
 /// A server that knows SET, GET, EVAL, BLPOP and QUIT.
@@ -33,8 +37,11 @@ fn guest() -> Guest {
         peer: String::new(),
         signal: Signal::new(0, Arc::<Ready>::default()),
         input: BytesMut::new(),
-        outbox: Outbox::default(),
+        outbox: Outbox::new(Total::default()),
         unanswered: 0,
+        allowance: Allowance::default(),
+        is_full: false,
+        next: None,
         then: Then::Stays,
         deferred: false,
         waits_since: None,
@@ -52,10 +59,18 @@ fn command(args: &[&[u8]]) -> Vec<u8> {
 
 /// What of `input`, fed in pieces of `cut`, goes to the server, and whether something else than an answer stands for it.
 fn taken(input: &[u8], cut: usize) -> (Vec<(Bytes, bool)>, Then) {
+    taken_after_looks(input, cut, false)
+}
+
+/// The same, with a look at what comes next before anything is taken, if `looks`.
+fn taken_after_looks(input: &[u8], cut: usize, looks: bool) -> (Vec<(Bytes, bool)>, Then) {
     let (mut guest, plain, mut out) = (guest(), plain(), Vec::new());
     for piece in input.chunks(cut) {
         guest.input.extend_from_slice(piece);
-        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default()) {
+        if looks {
+            guest.look(&plain);
+        }
+        while let Taken::Command(bytes, instead) = guest.take(&plain, &Peers::default(), None, None) {
             out.push((bytes, instead.is_some()));
         }
     }
@@ -122,8 +137,68 @@ fn a_command_that_needs_its_own_connection_stops_its_client_before_it() {
             1000,
         );
         assert_eq!(out.len(), 1);
-        assert!(matches!(then, Then::Moves(head) if head.is(0, rest)), "{rest}");
+        assert!(
+            matches!(then, Then::Moves(Some(head)) if head.is(0, rest)),
+            "{rest}"
+        );
     }
+}
+
+#[test]
+fn a_look_is_enough_to_know_that_a_client_moves() {
+    let (mut guest, plain) = (guest(), plain());
+    guest.input.extend_from_slice(&command(&[b"GET", b"k"]));
+    guest.input.extend_from_slice(&command(&[b"BLPOP", b"l", b"0"]));
+    guest.look(&plain);
+    guest.look(&plain);
+    assert!(matches!(guest.then, Then::Stays), "a plain command is before it");
+    assert!(matches!(
+        guest.take(&plain, &Peers::default(), None, None),
+        Taken::Command(..)
+    ));
+    guest.look(&plain);
+    assert!(guest.may_go());
+    assert!(matches!(guest.then, Then::Moves(Some(head)) if head.is(0, "BLPOP")));
+}
+
+fn piece(flight: FlightId, bytes: &[u8], ends: bool) -> Piece<'_> {
+    Piece {
+        slot: Slot { key: 0, id: 0 },
+        flight,
+        bytes,
+        ends,
+        reads: None,
+    }
+}
+
+fn up_to(end: FlightId) -> Released {
+    Released { end, reads_end: end }
+}
+
+#[test]
+fn who_gets_large_answers_moves_once_none_is_held_and_takes_the_rest_along() {
+    let (mut guest, mut flights) = (guest(), Flights::default());
+    guest.unanswered = 2;
+    let (first, end) = (
+        flights.seal(Mark::default(), &mut BytesMut::new()),
+        flights.seal(Mark::default(), &mut BytesMut::new()),
+    );
+    guest.receive(piece(first, &[b'x'; GUEST_ANSWER_BYTES_MAX], false));
+    assert!(matches!(guest.then, Then::Stays));
+    guest.receive(piece(first, b"x", true));
+    assert!(matches!(guest.then, Then::Moves(None)));
+    assert!(matches!(
+        guest.take(&plain(), &Peers::default(), None, None),
+        Taken::Stopped
+    ));
+    guest.outbox.released(up_to(end), |_| false);
+    assert!(!guest.may_go(), "an answer is missing");
+    guest.receive(piece(end, b"+OK\r\n", true));
+    assert!(!guest.may_go(), "an answer is held");
+    let end = flights.seal(Mark::default(), &mut BytesMut::new());
+    guest.outbox.released(up_to(end), |_| false);
+    assert!(guest.may_go());
+    assert_eq!(guest.outbox.take_released().len(), GUEST_ANSWER_BYTES_MAX + 6);
 }
 
 /// Commands, some of them plain, with something wrong here and there.
@@ -175,6 +250,7 @@ proptest! {
             let name = args.unwrap()[0].to_ascii_lowercase();
             prop_assert!([&b"set"[..], b"get", b"eval", b"ping"].contains(&&name[..]), "{}", name.escape_ascii());
         }
-        prop_assert_eq!(out, taken(&input, usize::MAX).0);
+        prop_assert_eq!(&out, &taken(&input, usize::MAX).0);
+        prop_assert_eq!(out, taken_after_looks(&input, cut, true).0);
     }
 }

@@ -1,0 +1,4 @@
+//! See `resp/src/fuzz.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| redoubt_resp::fuzz::run("request", bytes));

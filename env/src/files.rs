@@ -115,6 +115,27 @@ pub trait Files: Send + Sync {
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
 }
 
+/// Reads all of a small file.
+///
+/// # Errors
+/// When it has more than `bytes_max`, or what the operating system says.
+pub fn read_small(files: &dyn Files, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let file = files.open(path, Mode::Read)?;
+    let mut bytes = vec![0; bytes_max + 1];
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    if len > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// Whether `error` says that the disk can't give back what it was given (`EIO`).
 pub fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())

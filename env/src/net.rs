@@ -1,12 +1,22 @@
 //! The network seam: connectors and listeners are handed in, for RESP and gRPC alike.
 
+mod listeners;
+mod prepared;
+pub mod tls;
+
+pub use listeners::Listeners;
+pub use prepared::{Prepare, Prepared};
+
 use redoubt_types::limits::{TCP_KEEPALIVE_EVERY, TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_PROBES};
 use rustix::net::sockopt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// What the address of a socket in the file system begins with.
+pub const UNIX: &str = "unix:";
 
 /// A future in a box, as a trait object's method returns it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,7 +36,7 @@ pub trait Listener: Send {
 
 /// What makes connections.
 pub trait Net: Send + Sync {
-    /// Connects to `addr` (`host:port`), with TCP_NODELAY. The caller sets the deadline.
+    /// Connects to `addr`: `host:port`, with TCP_NODELAY, or `unix:PATH`. The caller sets the deadline.
     fn connect<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Conn>>>;
 
     /// Listens on `addr` (`ip:port`; port 0 picks a free one).
@@ -41,6 +51,9 @@ struct RealListener(TcpListener);
 impl Net for RealNet {
     fn connect<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Conn>>> {
         Box::pin(async move {
+            if let Some(path) = addr.strip_prefix(UNIX) {
+                return Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn Conn>);
+            }
             let stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
             keep_alive(&stream)?;

@@ -1,10 +1,17 @@
 //! What the proxy is told at start. Every default stands in `redoubt_types::limits`, with its reason.
 
+use crate::upstream::{DEFAULT_USER, Login, Upstream};
 use clap::Parser;
+use redoubt_env::Env;
+use redoubt_env::net::tls::{ClientFiles, Identity, ServerFiles, TlsNet, TlsServer};
+use redoubt_env::net::{Net, UNIX};
 use redoubt_types::limits::{
     LEASE, LEASE_MARGIN, LEASE_RENEW_EVERY, OTHER_OPEN_FILES, RELEASE_DEADLINE, UNCOMMITTED_BYTES_MAX,
 };
 use redoubt_types::{JournalName, ParseIdError};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A RESP endpoint in front of one redis-server: every reply waits until the journal has committed what it
@@ -12,14 +19,70 @@ use std::time::Duration;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "redoubt-proxy", version)]
 pub struct Config {
-    /// Where clients connect, `ip:port`.
+    /// Where clients connect, `ip:port`; `none` if they may only do so over TLS.
     #[arg(long, default_value = "127.0.0.1:7000", env = "REDOUBT_LISTEN")]
     pub listen: String,
 
-    /// The redis-server of this cell, `host:port`. It must have been started with `replicaof` naming the
+    /// Where clients connect over TLS, `ip:port`.
+    #[arg(long, requires_all = ["tls_cert", "tls_key"], env = "REDOUBT_TLS_LISTEN")]
+    pub tls_listen: Option<String>,
+
+    /// The certificate that clients are shown, with what vouches for it behind it: a PEM file. It, the key and the authorities are
+    /// read again at SIGHUP.
+    #[arg(long, requires = "tls_listen", env = "REDOUBT_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key: a PEM file.
+    #[arg(long, requires = "tls_listen", env = "REDOUBT_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Who must have signed a client's certificate: a PEM file. Without it, clients need none.
+    #[arg(long, requires = "tls_listen", env = "REDOUBT_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Whether each connection of a client begins with a header of the PROXY protocol, version 1 or 2, as a load balancer sends
+    /// it. One without is closed: nobody else should be able to connect.
+    #[arg(long, env = "REDOUBT_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
+
+    /// The redis-server of this cell, `host:port`, or `unix:PATH`. It must have been started with `replicaof` naming the
     /// cell's replay, so that it can serve nothing before it holds what the journal holds.
     #[arg(long, default_value = "127.0.0.1:7201", env = "REDOUBT_UPSTREAM")]
     pub upstream: String,
+
+    /// Speaks TLS to the server, on every connection.
+    #[arg(long, requires = "upstream_ca", env = "REDOUBT_UPSTREAM_TLS")]
+    pub upstream_tls: bool,
+
+    /// Who must have signed the server's certificate: a PEM file.
+    #[arg(long, requires = "upstream_tls", env = "REDOUBT_UPSTREAM_CA")]
+    pub upstream_ca: Option<PathBuf>,
+
+    /// The certificate that the server is shown, if it wants one: a PEM file.
+    #[arg(long, requires_all = ["upstream_tls", "upstream_key"], env = "REDOUBT_UPSTREAM_CERT")]
+    pub upstream_cert: Option<PathBuf>,
+
+    /// Its key: a PEM file.
+    #[arg(long, requires = "upstream_cert", env = "REDOUBT_UPSTREAM_KEY")]
+    pub upstream_key: Option<PathBuf>,
+
+    /// The name that the server's certificate must have; the host of --upstream if nothing is said.
+    #[arg(long, requires = "upstream_tls", env = "REDOUBT_UPSTREAM_SERVER_NAME")]
+    pub upstream_server_name: Option<String>,
+
+    /// The user of the server that the proxy's own connections authenticate as. It needs the rights that
+    /// docs/operations.md names. Clients authenticate by themselves.
+    #[arg(long, default_value = DEFAULT_USER, env = "REDOUBT_UPSTREAM_USER")]
+    pub upstream_user: String,
+
+    /// A file whose only line is that user's password; else the variable REDOUBT_UPSTREAM_PASSWORD has it. With neither, the
+    /// proxy does not authenticate.
+    #[arg(long, env = "REDOUBT_UPSTREAM_PASSWORD_FILE")]
+    pub upstream_password_file: Option<PathBuf>,
+
+    /// That password, if it is not in a file. Never an argument: everybody on the machine sees those.
+    #[arg(skip)]
+    pub upstream_password: Option<Password>,
 
     /// The journal's nodes, `host:port`, separated by commas. All of them: the leader may be any.
     #[arg(long, value_delimiter = ',', required = true, env = "REDOUBT_ENDPOINTS")]
@@ -80,7 +143,95 @@ fn parse_journal(s: &str) -> Result<JournalName, ParseIdError> {
     JournalName::parse(s)
 }
 
+/// A password that is not shown.
+#[derive(Clone)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
 impl Config {
+    /// The arguments of this process, and what its environment has for it.
+    pub fn of_process() -> Self {
+        let mut config = Config::parse();
+        let password = std::env::var("REDOUBT_UPSTREAM_PASSWORD");
+        config.upstream_password = password.ok().filter(|p| !p.is_empty()).map(Password);
+        config
+    }
+
+    /// Whether clients may connect without TLS.
+    pub fn listens_plainly(&self) -> bool {
+        self.listen != "none"
+    }
+
+    /// What clients are shown over TLS, `None` if they don't connect with it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn tls(&self, env: &Env) -> Result<Option<TlsServer>, String> {
+        let (Some(_), Some(cert), Some(key)) = (&self.tls_listen, &self.tls_cert, &self.tls_key) else {
+            let nowhere = !self.listens_plainly();
+            return if nowhere {
+                Err("--listen none leaves clients --tls-listen, which is not given".to_owned())
+            } else {
+                Ok(None)
+            };
+        };
+        let files = ServerFiles {
+            identity: identity(cert, key),
+            client_ca: self.tls_client_ca.clone(),
+        };
+        let server = TlsServer::new(Arc::clone(env.files()), files).map_err(|e| e.to_string())?;
+        Ok(Some(server))
+    }
+
+    /// The network over which the server is spoken to with TLS, `None` if it is without.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn upstream_net(&self, env: &Env) -> Result<Option<TlsNet>, String> {
+        let Some(ca) = self.upstream_ca.clone().filter(|_| self.upstream_tls) else {
+            return Ok(None);
+        };
+        if self.upstream.starts_with(UNIX) && self.upstream_server_name.is_none() {
+            return Err("--upstream-tls over a unix socket needs --upstream-server-name".to_owned());
+        }
+        let own = self.upstream_cert.as_ref().zip(self.upstream_key.as_ref());
+        let files = ClientFiles {
+            ca,
+            identity: own.map(|(cert, key)| identity(cert, key)),
+        };
+        let (below, name) = (Arc::clone(env.net()), self.upstream_server_name.clone());
+        let net = TlsNet::new(below, Arc::clone(env.files()), files, name).map_err(|e| e.to_string())?;
+        Ok(Some(net))
+    }
+
+    /// The way to the server, over `tls` if that is given.
+    ///
+    /// # Errors
+    /// What is wrong with how it is told.
+    pub fn upstream(&self, env: &Env, tls: Option<TlsNet>) -> Result<Upstream, String> {
+        let user = self.upstream_user.clone();
+        let login = match (&self.upstream_password_file, &self.upstream_password) {
+            (Some(file), _) => Some(
+                Login::from_file(env, user, file)
+                    .map_err(|e| format!("--upstream-password-file {}: {e}", file.display()))?,
+            ),
+            (None, Some(Password(password))) => Some(Login::new(user, password.clone())),
+            (None, None) if user != DEFAULT_USER => {
+                return Err(format!(
+                    "--upstream-user {user} needs a password: --upstream-password-file"
+                ));
+            }
+            (None, None) => None,
+        };
+        let net = tls.map(|tls| Arc::new(tls) as Arc<dyn Net>);
+        Ok(Upstream::new(self.upstream.clone(), login, net))
+    }
+
     /// How long the lease lasts from a renewal.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
@@ -127,6 +278,13 @@ impl Config {
     /// How long a reply is held before its connection is closed instead.
     pub fn release_deadline(&self) -> Duration {
         Duration::from_millis(self.release_deadline_ms)
+    }
+}
+
+fn identity(cert: &Path, key: &Path) -> Identity {
+    Identity {
+        cert: cert.to_owned(),
+        key: key.to_owned(),
     }
 }
 

@@ -32,15 +32,20 @@ pub mod fuzz;
 use client::Options;
 use config::Config;
 use redoubt_client::{Client, ClientConfig};
-use redoubt_env::Env;
+use redoubt_env::net::tls::{TlsNet, TlsServer};
+use redoubt_env::{Env, planted};
+use redoubt_types::limits::DRAIN_CLIENTS_MAX;
 use std::future::Future;
 use std::io;
 use takeover::Cell;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Why the proxy can't run at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it was told makes no sense.
+    #[error("{0}")]
+    Config(String),
     /// Nobody could connect.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -51,26 +56,35 @@ pub enum Error {
     },
 }
 
-/// Runs a proxy until `stop` is ready, and then ends it in order: what was captured is committed and the
-/// lease given back. Dropping the future is a crash.
+/// Runs a proxy until `stop` is ready, and then ends it in order: nobody new is let in, clients get the answers to what they
+/// have sent and are closed, what was captured is committed, and the lease is given back. Dropping the future is a crash.
+/// At each of `hangups` the certificates are read again.
 ///
 /// # Errors
 /// See [`Error`]; everything that can go wrong later is waited for and tried again.
-pub async fn run(config: Config, env: Env, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let listener = env
-        .net()
-        .listen(&config.listen)
+pub async fn run(
+    config: Config,
+    env: Env,
+    stop: impl Future<Output = ()>,
+    hangups: mpsc::Receiver<()>,
+) -> Result<(), Error> {
+    let (tls, upstream_net) = (
+        config.tls(&env).map_err(Error::Config)?,
+        config.upstream_net(&env).map_err(Error::Config)?,
+    );
+    let upstream = config
+        .upstream(&env, upstream_net.clone())
+        .map_err(Error::Config)?;
+    let listener = client::front::listen(&config, tls.as_ref(), &env)
         .await
-        .map_err(|source| Error::Listen {
-            address: config.listen.clone(),
-            source,
-        })?;
+        .map_err(|(address, source)| Error::Listen { address, source })?;
+    let _reading = env.spawn(read_again(hangups, tls, upstream_net));
     let address = listener.local_addr();
     tracing::info!(
-        address,
-        upstream = config.upstream,
+        upstream = upstream.address(),
+        user = upstream.own_user(),
         replay = config.replay,
-        "listening"
+        "in front of its server"
     );
     let port = address
         .rsplit(':')
@@ -85,8 +99,36 @@ pub async fn run(config: Config, env: Env, stop: impl Future<Output = ()>) -> Re
     };
     let journal = Client::new(env.clone(), journal);
     let options = Options::from(&config);
-    let clients = env.spawn(client::serve(listener, watched, options, env.clone()));
-    Cell::new(env, config, journal, port, serving).run(stop).await;
+    let (drain, draining) = watch::channel(false);
+    let mut clients = env.spawn(client::serve(listener, watched, options, env.clone(), draining));
+    let drained = async {
+        stop.await;
+        if planted::on("stop_without_drain") {
+            return;
+        }
+        drain.send_replace(true);
+        // The cell goes on as ever meanwhile: what they wait for must be committed.
+        if env.timeout(DRAIN_CLIENTS_MAX, &mut clients).await.is_err() {
+            tracing::warn!("not all clients got their answers within {DRAIN_CLIENTS_MAX:?}; they are closed");
+        }
+    };
+    Cell::new(env.clone(), config, journal, upstream, port, serving)
+        .run(drained)
+        .await;
     drop(clients);
     Ok(())
+}
+
+/// Reads certificates again whenever that is asked for.
+async fn read_again(mut hangups: mpsc::Receiver<()>, tls: Option<TlsServer>, upstream: Option<TlsNet>) {
+    while hangups.recv().await.is_some() {
+        let read = tls.as_ref().map(TlsServer::read_again);
+        let upstream_read = upstream.as_ref().map(TlsNet::read_again);
+        for read in [read, upstream_read].into_iter().flatten() {
+            match read {
+                Ok(()) => tracing::info!("certificates were read again"),
+                Err(error) => tracing::error!(%error, "what was read before is used on"),
+            }
+        }
+    }
 }

@@ -1,15 +1,15 @@
 //! `redoubt-proxy`: arguments, logs and signals around [`redoubt_proxy::run`].
 
-use clap::Parser;
 use redoubt_env::{Env, raise_open_files};
 use redoubt_proxy::config::Config;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let mut config = Config::parse();
+    let mut config = Config::of_process();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -28,12 +28,30 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(redoubt_proxy::run(config, Env::real(), asked_to_stop())) {
+    let env = Env::real();
+    let run = async {
+        let (tell, hangups) = mpsc::channel(1);
+        let _telling = env.spawn(hang_ups(tell));
+        redoubt_proxy::run(config, env.clone(), asked_to_stop(), hangups).await
+    };
+    match runtime.block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Tells of each SIGHUP.
+async fn hang_ups(tell: mpsc::Sender<()>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        tracing::warn!("SIGHUP can't be waited for");
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        // One that waits stands for those after it.
+        let _ = tell.try_send(());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::client::peers::Peers;
 use crate::hold::{CleanReads, Hold};
 use crate::pause::Pause;
 use crate::pressure::Pressure;
+use crate::upstream::Upstream;
 use redoubt_types::{Epoch, ReplId, RunId};
 use std::fmt;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ pub struct Session {
     pub replid: ReplId,
     /// The server process.
     pub run_id: RunId,
-    /// `host:port` of the server.
-    pub upstream: String,
+    /// The way to the server.
+    pub upstream: Upstream,
     /// What decides when a reply may leave.
     pub hold: Hold,
     /// What tells which reads need not wait for that.
@@ -74,7 +75,7 @@ impl Session {
         epoch: Epoch,
         replid: ReplId,
         run_id: RunId,
-        upstream: String,
+        upstream: Upstream,
         hold: Hold,
         uncommitted_max: u64,
     ) -> Self {
@@ -82,12 +83,12 @@ impl Session {
             epoch,
             replid,
             run_id,
+            peers: Peers::new(upstream.own_user()),
             upstream,
             pressure: Pressure::new(uncommitted_max, hold.committed()),
             clean: CleanReads::new(hold.committed()),
             hold,
             pause: Pause::default(),
-            peers: Peers::default(),
             ended: watch::Sender::new(None),
         }
     }
@@ -106,7 +107,11 @@ impl Session {
     /// Ends the session when what is returned is dropped, if it is not over by then: for tasks without which it is of no use,
     /// however they end.
     pub(crate) fn end_with_guard(self: &Arc<Self>, why: &'static str) -> EndGuard {
-        EndGuard(Arc::clone(self), why)
+        EndGuard {
+            session: Arc::clone(self),
+            why,
+            armed: true,
+        }
     }
 
     /// Why the session is over, `None` while it is not.
@@ -125,10 +130,23 @@ impl Session {
 }
 
 /// See [`Session::end_with_guard`].
-pub(crate) struct EndGuard(Arc<Session>, &'static str);
+pub(crate) struct EndGuard {
+    session: Arc<Session>,
+    why: &'static str,
+    armed: bool,
+}
+
+impl EndGuard {
+    /// The task may end from now on.
+    pub(crate) fn disarm(&mut self) {
+        self.armed = false;
+    }
+}
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        self.0.end(EndReason::ServerChanged(self.1.to_owned()));
+        if self.armed {
+            self.session.end(EndReason::ServerChanged(self.why.to_owned()));
+        }
     }
 }

@@ -92,7 +92,7 @@ async fn h09_a_link_is_proved_by_run_id_and_role_before_it_is_used() {
         Err(AttachError::Other(_))
     ));
     let gone = Target {
-        upstream: "127.0.0.1:1".to_owned(),
+        upstream: "127.0.0.1:1".to_owned().into(),
         ..right
     };
     assert!(matches!(

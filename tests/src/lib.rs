@@ -40,7 +40,7 @@ pub use ports::free_base;
 pub use program::{Program, redoubt};
 pub use raw::Raw;
 pub use redoubt_env::planted::assert_catches;
-pub use server::{Server, config_set, connect, info_field, try_connect};
+pub use server::{Server, config_set, connect, info_field, try_connect, try_connect_as};
 pub use tokens::{Outcome, Tokens};
 pub use versions::{bloom, stock};
 pub use watched::{Watched, memory};

@@ -76,12 +76,16 @@ impl Program {
         self.child.id().expect("the program runs")
     }
 
-    /// SIGTERM, and waits for the end.
-    pub async fn stop(mut self) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-            .expect("the program can be stopped");
-        self.child.wait().await.expect("the program ends");
+        rustix::process::kill_process(pid, signal).expect("the program can be signalled");
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) -> std::process::ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().await.expect("the program ends")
     }
 
     /// `kill -9`, and waits for the end.

@@ -29,16 +29,23 @@ impl Server {
 
     /// Starts an empty server that is `program`, of any version, with further arguments.
     pub async fn start_program(program: &Path, args: &[&str]) -> Server {
+        Self::start_with_password(program, args, "").await
+    }
+
+    /// The same of one whose default user's password is to be `password`.
+    pub async fn start_with_password(program: &Path, args: &[&str], password: &str) -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
             .port();
+        let password_args: &[&str] = &["--requirepass", password][..if password.is_empty() { 0 } else { 2 }];
         let child = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .arg("--dir")
             .arg(dir.path())
             .args(args)
+            .args(password_args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -51,7 +58,7 @@ impl Server {
             _dir: dir,
         };
         crate::eventually("the server answers", Duration::from_secs(10), || async {
-            let mut conn = try_connect(server.port).await?;
+            let mut conn = try_connect_as(server.port, "", password).await?;
             redis::cmd("PING").query_async::<String>(&mut conn).await
         })
         .await;
@@ -99,7 +106,23 @@ pub async fn config_set(server: &mut MultiplexedConnection, name: &str, value: &
 /// # Errors
 /// What the client library says.
 pub async fn try_connect(port: u16) -> redis::RedisResult<MultiplexedConnection> {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/"))?;
+    try_connect_as(port, "", "").await
+}
+
+/// The same as a user of the server; one without a name is the default user, and without a password nobody.
+///
+/// # Errors
+/// What the client library says.
+pub async fn try_connect_as(
+    port: u16,
+    user: &str,
+    password: &str,
+) -> redis::RedisResult<MultiplexedConnection> {
+    let login = match password {
+        "" => String::new(),
+        password => format!("{user}:{password}@"),
+    };
+    let client = redis::Client::open(format!("redis://{login}127.0.0.1:{port}/"))?;
     let config = redis::AsyncConnectionConfig::new()
         .set_response_timeout(Duration::from_secs(100))
         .set_connection_timeout(Duration::from_secs(20));

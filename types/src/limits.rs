@@ -198,3 +198,24 @@ pub const UPSTREAM_RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a fence may stay unanswered before its connection is given up. Longer than ordinary slow commands,
 /// which hold up every connection alike.
 pub const FENCE_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// A password in a file at most, bytes: far more than anybody has, so that a wrong path is told as that.
+pub const PASSWORD_BYTES_MAX: usize = 4096;
+/// How often it is told that the server does not let the proxy in: each new connection finds that out.
+pub const REFUSED_LOGIN_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How long clients may take to get the answers to what they had sent when the proxy is told to stop. Longer than a commit and
+/// an ordinary slow command; with what follows (the last captured bytes, the lease) well below the time that supervisors give
+/// a process to end.
+pub const DRAIN_CLIENTS_MAX: Duration = Duration::from_secs(5);
+/// How long a command that may wait for ever may do so once the proxy is told to stop. Far longer than the server takes for
+/// one that finds what it wants.
+pub const DRAIN_WAITING_MAX: Duration = Duration::from_millis(300);
+/// How long a client may take for what comes before its first command, a TLS handshake and the PROXY protocol's header
+/// together: as long as `redis-server` gives for the former.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections whose handshake is under way at most; further ones wait to be accepted.
+pub const HANDSHAKES_MAX: usize = 1024;
+/// A file of certificates or a key at most, bytes: bundles of all public authorities have some 200 KB.
+pub const PEM_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes behind the fixed part of a PROXY protocol header at most: addresses, and what a load balancer adds about its own
+/// TLS.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;

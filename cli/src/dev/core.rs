@@ -25,7 +25,9 @@ pub(crate) const LAST_BYTES_WAIT: Duration = Duration::from_secs(5);
 pub(crate) fn grace(kind: Kind) -> Duration {
     Duration::from_secs(match kind {
         Kind::Master | Kind::Replica => 30,
-        Kind::Journal | Kind::Proxy => 10,
+        // Its clients' answers, the last captured bytes, the lease.
+        Kind::Proxy => 15,
+        Kind::Journal => 10,
         Kind::Replay => 5,
     })
 }

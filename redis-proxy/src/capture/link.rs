@@ -5,7 +5,7 @@
 //! that a full sync is never taken: it would be a new beginning, not a continuation. Knows no session, no
 //! journal and no buffer.
 
-use crate::upstream::{Control, OWN};
+use crate::upstream::{Control, OWN, Upstream};
 use bytes::BytesMut;
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
@@ -25,8 +25,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Which server is meant, and from where its stream is wanted.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `host:port`.
-    pub upstream: String,
+    /// The way to it.
+    pub upstream: Upstream,
     /// The process that it must be.
     pub run_id: RunId,
     /// The replid to ask under.

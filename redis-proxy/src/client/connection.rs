@@ -21,7 +21,7 @@ use redoubt_env::{Env, planted};
 use redoubt_types::BootTime;
 use redoubt_types::limits::{
     CLIENT_LINGER, CLIENT_OUTBOUND_BYTES_MAX, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN,
-    CLIENT_ROUNDS_MAX, PAUSE_ANSWER_MAX,
+    CLIENT_ROUNDS_MAX, DRAIN_WAITING_MAX, PAUSE_ANSWER_MAX,
 };
 use std::future::{Future, poll_fn};
 use std::io;
@@ -91,6 +91,8 @@ pub(super) struct Connection {
     /// Until when a WAIT for more replicas than there are keeps the client's next requests, or a CLIENT PAUSE that is not
     /// answered.
     pause: Option<Waiting<()>>,
+    /// Once the proxy is to stop: ready when that is a while ago.
+    drain: Option<Waiting<()>>,
 }
 
 /// What the client's bytes are read for.
@@ -156,19 +158,25 @@ impl Connection {
             last_line: None,
             deadline: None,
             pause: None,
+            drain: None,
         }
     }
 
-    /// Serves until the connection ends, and ends it.
+    /// Serves until the connection ends, and ends it. From when `drains` is ready, it ends once the client has the answers
+    /// to what it had sent.
     ///
     /// # Errors
     /// How it ended. What is returned else goes on being served.
-    pub(super) async fn run(mut self) -> Result<Loose, Ended> {
+    pub(super) async fn run(mut self, drains: impl Future<Output = ()>) -> Result<Loose, Ended> {
         let session = Arc::clone(&self.session);
+        let mut drains = pin!(drains);
         let mut over = pin!(session.wait_end());
         let ended = poll_fn(|cx| {
             if over.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ended::Dropped("the session is over"));
+            }
+            if self.drain.is_none() && drains.as_mut().poll(cx).is_ready() {
+                self.begin_drain(cx);
             }
             self.poll(cx)
         })
@@ -340,7 +348,9 @@ impl Connection {
         }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
-                return Step::Idle;
+                // What came behind a CLIENT PAUSE is still to be passed on.
+                let rest = !self.requests.is_paused() && !self.input.is_empty();
+                return if rest { Step::Idle } else { self.end_drain(cx) };
             }
             self.pause = None;
         }
@@ -348,7 +358,12 @@ impl Connection {
         let paused = self.paused.poll(cx);
         if paused == Some(Kind::All) {
             self.waits_since = None;
-            return self.read_ahead(cx);
+            let rest = !self.input.is_empty() || self.requests.has_pending();
+            return if rest || self.drain.is_none() {
+                self.read_ahead(cx)
+            } else {
+                self.end_drain(cx)
+            };
         }
         if self.turn.poll(cx).is_pending() {
             let step = self.read_ahead(cx);
@@ -364,6 +379,9 @@ impl Connection {
         }
         if self.requests.is_stalled() {
             return self.read_ahead(cx);
+        }
+        if self.drain.is_some() {
+            return self.end_drain(cx);
         }
         self.input.reserve(self.client_read.0);
         match poll_read(&mut self.client, &mut self.input, cx) {
@@ -381,10 +399,44 @@ impl Connection {
         }
     }
 
+    /// The proxy is to stop: reads what the client has sent by now. Nothing that it sends later is read, so that its answers
+    /// come to an end, and nothing of that is executed.
+    fn begin_drain(&mut self, cx: &mut Context<'_>) {
+        let env = self.env.clone();
+        self.drain = Some(Box::pin(async move { env.sleep(DRAIN_WAITING_MAX).await }));
+        while self.client_read_side == ClientRead::Requests && self.input.len() < CLIENT_READ_BYTES_MAX {
+            self.input.reserve(CLIENT_READ_BYTES_MIN);
+            match poll_read(&mut self.client, &mut self.input, cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                // Its end, or that it is gone, is found out when it is written to.
+                Poll::Ready(_) | Poll::Pending => break,
+            }
+        }
+    }
+
+    /// Everything that may be passed on has been, if the proxy is to stop: closes the server's side once the client has its
+    /// answers. A command that waits for something may never have one: it ends with its connection, as when a client goes.
+    /// What the server sends until then is delivered in any case.
+    fn end_drain(&mut self, cx: &mut Context<'_>) -> Step {
+        let Some(waited) = &mut self.drain else {
+            return Step::Idle;
+        };
+        let done = match self.requests.owes(self.replies.answers()) {
+            _ if !self.outbound.is_empty() => false,
+            Some(owed) => self.replies.is_empty() && self.replies.answers() >= owed,
+            None => waited.as_mut().poll(cx).is_ready(),
+        };
+        if !done {
+            return Step::Idle;
+        }
+        self.stop_requests(UpstreamWrite::Closing);
+        Step::Progress
+    }
+
     /// Reads a little that is not passed on yet: a request that waits for its turn counts for the deadline as a
     /// reply does. Whoever sent it may be gone long since, and nothing of it has been executed.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
-        if self.input.len() < CLIENT_READ_BYTES_MIN {
+        if self.input.len() < CLIENT_READ_BYTES_MIN && self.drain.is_none() {
             self.input.reserve(CLIENT_READ_BYTES_MIN);
             match poll_read(&mut self.client, &mut self.input, cx) {
                 Poll::Ready(Ok(n)) if n > 0 => return Step::Progress,
@@ -412,7 +464,8 @@ impl Connection {
         self.session.pressure.passed(self.outbound.len() - before.1);
         self.replies.expect_markers(passed.markers);
         if passed.monitor {
-            self.replies.expect_monitor();
+            let own_logins = self.session.upstream.login().is_some();
+            self.replies.expect_monitor(own_logins);
         }
         if passed.asked {
             let env = self.env.clone();

@@ -9,6 +9,7 @@
 use super::peers::Peers;
 use super::wait::{self, Wait};
 use crate::pause::{self, Asked};
+use crate::upstream::DEFAULT_USER;
 use redoubt_env::planted;
 use redoubt_resp::request::RequestHead;
 use redoubt_types::limits::REQUEST_HEAD_ARG_BYTES_MAX;
@@ -68,6 +69,8 @@ enum Check {
     /// `CLIENT UNBLOCK` of what may be anything but a client's connection: 7.0 answers the command that waited twice, and
     /// on a connection that clients share each would get another's answers from then on.
     ClientUnblock,
+    /// `ACL` that changes users on whose connections the proxy relies.
+    Acl,
     /// `CLIENT PAUSE` in a form that not all servers read alike; the others are the proxy's to do.
     ClientPause,
     /// `HGETEX` that takes a field's time to live away: its effect is an `HPERSIST`.
@@ -169,9 +172,9 @@ static RULES: &[Rule] = &[
     ),
     rule(
         "acl",
-        Check::Subcommands(&["setuser", "deluser", "load"]),
-        "ACL with this subcommand",
-        "it could lock the proxy's own connections out, set users where the server is started",
+        Check::Acl,
+        "ACL of all users, or of one whose connections the proxy uses",
+        "it could lock the proxy's own connections out, set this where the server is started",
     ),
     rule(
         "migrate",
@@ -284,7 +287,7 @@ fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
         Check::Subcommands(words) => (hidden || among(words)).into(),
         // Without a subcommand it is an error of the server's own.
         Check::SubcommandsExcept(words) => (hidden || (head.arg_count > 1 && !among(words))).into(),
-        Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head)).into(),
+        Check::ConfigSet => (head.is(1, "set") && sets_what_is_relied_on(head, peers)).into(),
         Check::ClientPause => match pause::judge(head) {
             Some(pause::Judged::Asks(asked)) => Judged::Pauses(asked),
             Some(pause::Judged::Odd) => Judged::Refused,
@@ -295,6 +298,7 @@ fn judge(check: &Check, head: &RequestHead, peers: &Peers) -> Judged {
             (head.is(1, "unblock") && head.arg_count > 2 && !peers.has_id(head.arg(2))).into()
         }
         Check::ClientKill => (head.is(1, "kill") && !kills_only_clients(head, peers)).into(),
+        Check::Acl => (hidden || changes_a_guarded_user(head, peers)).into(),
         // Options may stand before the fields only, and there is one at most.
         Check::HgetexPersist => (head.is(2, "persist") || (head.args.len() < 3 && head.is_partial())).into(),
         Check::XaddIdempotent => recognises_duplicates(head).into(),
@@ -327,7 +331,7 @@ fn judge_scripts(head: &RequestHead, from: usize, to: usize) -> Judged {
 }
 
 /// Whether a `CONFIG SET` touches a parameter that Redoubt relies on, or one that can't be seen.
-fn sets_what_is_relied_on(head: &RequestHead) -> bool {
+fn sets_what_is_relied_on(head: &RequestHead, peers: &Peers) -> bool {
     /// Beginnings of names: replication's settings under their new and old names, among them.
     const PREFIXES: &[&str] = &[
         "repl",
@@ -335,23 +339,36 @@ fn sets_what_is_relied_on(head: &RequestHead) -> bool {
         "min-replicas",
         "min-slaves",
         "client-output-buffer-limit",
-        "requirepass",
     ];
+    /// It changes the default user.
+    const PASSWORD: &str = "requirepass";
     let names = head.args.iter().skip(2).step_by(2);
     let relied_on = names.into_iter().any(|name| {
-        PREFIXES.iter().any(|p| {
-            name.get(..p.len())
-                .is_some_and(|n| n.eq_ignore_ascii_case(p.as_bytes()))
-        })
+        let begins = |with: &str| {
+            name.get(..with.len())
+                .is_some_and(|n| n.eq_ignore_ascii_case(with.as_bytes()))
+        };
+        PREFIXES.iter().any(|p| begins(p)) || (begins(PASSWORD) && peers.guards(DEFAULT_USER.as_bytes()))
     });
     relied_on || head.args.len() < head.arg_count
+}
+
+/// Whether an `ACL` changes all users, or one on whose connections the proxy relies. One whose name can't be seen may be that.
+fn changes_a_guarded_user(head: &RequestHead, peers: &Peers) -> bool {
+    let names = match () {
+        () if head.is(1, "load") => return true,
+        () if head.is(1, "setuser") => 2..head.arg_count.min(3),
+        () if head.is(1, "deluser") => 2..head.arg_count,
+        () => return false,
+    };
+    names
+        .into_iter()
+        .any(|n| head.args.get(n).is_none_or(|name| peers.guards(name)))
 }
 
 /// Whether a `CLIENT KILL` can only hit clients' connections. All filters must hold for what is killed, so one that
 /// only clients meet is enough; but each must be known, and stand there once, since newer servers take lists.
 fn kills_only_clients(head: &RequestHead, peers: &Peers) -> bool {
-    /// Whom the proxy's own connections are: they do not authenticate.
-    const OWN_USER: &str = "default";
     const OTHERS: &[&str] = &["laddr", "skipme", "maxage"];
     if head.args.len() < head.arg_count {
         return false;
@@ -372,7 +389,8 @@ fn kills_only_clients(head: &RequestHead, peers: &Peers) -> bool {
             b"id" => peers.has_id(value),
             b"addr" => peers.has_addr(value),
             b"type" => value.eq_ignore_ascii_case(b"pubsub"),
-            b"user" => value.as_ref() != OWN_USER.as_bytes(),
+            // One that a head does not show to its end is none that the proxy has.
+            b"user" => !peers.guards(value),
             other if OTHERS.iter().any(|o| o.as_bytes() == other) => false,
             _ => return false,
         };

@@ -4,16 +4,18 @@
 //! sessions waits, unread, up to the release deadline. Promises that nothing is written to a client that the
 //! session's hold has not released, but the refusal of the connection itself. Must not know the journal.
 //!
-//! Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
+//! [`front`] is where they connect. Most clients share one connection ([`shared`]); a client whose command needs one of its own gets it, and keeps it as long
 //! as its `ties` last. Of those, in data-path order: `turn` says when a client is read, [`inspect`] judges commands
 //! (`wait` and `peers` for it),
 //! [`requests`] passes them on, [`replies`] holds what comes back (`monitor` leaves out the proxy's own of it), and `connection` moves the bytes.
 
 mod connection;
+pub mod front;
 pub mod inspect;
 pub mod monitor;
 pub mod peers;
 mod protocol;
+mod proxied;
 pub mod replies;
 pub mod requests;
 pub mod shared;
@@ -23,7 +25,7 @@ pub mod wait;
 
 use crate::config::Config;
 use crate::session::Session;
-use crate::upstream::{Control, ProveError, Proven, prove};
+use crate::upstream::{Control, ProveError, Proven, prove_for_client};
 use bytes::BytesMut;
 use connection::{Connection, Ended};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -37,6 +39,7 @@ use requests::Requests;
 use shared::plain::Plain;
 use shared::{Names, Worker};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -79,6 +82,8 @@ impl From<&Config> for Options {
 struct Common {
     serving: watch::Receiver<Option<Arc<Session>>>,
     options: Options,
+    /// Whether the proxy is to stop: nobody new, and nothing new from those that are there.
+    draining: watch::Receiver<bool>,
     /// Begins every marker's name; random per process, so that no client can guess it.
     marker_prefix: Arc<str>,
     /// The way to the present session's worker.
@@ -136,18 +141,21 @@ struct Moved {
 }
 
 /// Accepts clients and serves each under the session that `serving` shows, as long as the future is polled;
-/// dropping it drops every connection.
+/// dropping it drops every connection. From when `draining` shows true, nobody is accepted; those that are there get the
+/// answers to what they have sent by then, and are closed. Ready when that is done.
 pub async fn serve(
     mut listener: Box<dyn Listener>,
     serving: watch::Receiver<Option<Arc<Session>>>,
     options: Options,
     env: Env,
+    draining: watch::Receiver<bool>,
 ) {
     let nonce = u128::from_le_bytes(env.random_bytes());
     let marker_prefix = format!("REDOUBT-REFUSED-{nonce:032x}-").into();
     let common = Arc::new(Common {
         serving,
         options,
+        draining: draining.clone(),
         marker_prefix,
         door: watch::Sender::new(None),
         own: Arc::new(Semaphore::new(options.own_max.min(Semaphore::MAX_PERMITS))),
@@ -156,13 +164,16 @@ pub async fn serve(
     let _keeper = options
         .shared
         .then(|| env.spawn(keep_worker(Arc::clone(&common))));
-    let permits = Arc::new(Semaphore::new(options.clients_max));
+    let clients_max = u32::try_from(options.clients_max).unwrap_or(u32::MAX);
+    let permits = Arc::new(Semaphore::new(clients_max as usize));
     let mut clients: FuturesUnordered<Task<()>> = FuturesUnordered::new();
+    let mut stops = pin!(asked_to_drain(draining));
     loop {
         tokio::select! {
             // Those that are over first, so that they don't count when the next one comes.
             biased;
             Some(_) = clients.next() => {}
+            () = &mut stops => break,
             accepted = listener.accept() => match accepted {
                 Ok((conn, peer)) => match Arc::clone(&permits).try_acquire_owned() {
                     Ok(permit) => {
@@ -178,13 +189,27 @@ pub async fn serve(
             }
         }
     }
+    // Whoever comes now is refused by the operating system, and goes elsewhere.
+    drop(listener);
+    // Clients move from task to task, and each has its permit until it is gone.
+    let _all = permits.acquire_many(clients_max).await;
+}
+
+/// Waits until the proxy is to stop.
+async fn asked_to_drain(mut draining: watch::Receiver<bool>) {
+    if draining.wait_for(|drains| *drains).await.is_err() {
+        // Nobody is there who could ask.
+        std::future::pending::<()>().await;
+    }
+    // Lets the network be looked at, so that what has arrived by now can be read.
+    tokio::task::yield_now().await;
 }
 
 /// Keeps workers for each session, one for each version of RESP, to which clients come through `common.door`.
 async fn keep_worker(common: Arc<Common>) {
     let mut serving = common.serving.clone();
     loop {
-        let Some(session) = session_of(&mut serving).await else {
+        let Some(session) = session_before_drain(&common, &mut serving).await else {
             return;
         };
         let (door, arrivals) = mpsc::channel(ARRIVALS_MAX);
@@ -209,6 +234,19 @@ async fn keep_worker(common: Arc<Common>) {
             worker.await;
         }
         common.door.send_replace(None);
+    }
+}
+
+/// The session that is not over; waits for one unless the proxy is to stop.
+async fn session_before_drain(
+    common: &Common,
+    serving: &mut watch::Receiver<Option<Arc<Session>>>,
+) -> Option<Arc<Session>> {
+    tokio::select! {
+        // One that is there already goes before the end.
+        biased;
+        session = session_of(serving) => session,
+        () = asked_to_drain(common.draining.clone()) => None,
     }
 }
 
@@ -248,9 +286,13 @@ async fn serve_one(common: Arc<Common>, arrival: Arrival) {
 async fn show_in(common: &Common, mut arrival: Arrival) {
     let mut door = common.door.subscribe();
     loop {
-        let current = match door.wait_for(Option::is_some).await {
-            Ok(current) => current.clone(),
-            Err(_) => return,
+        let current = tokio::select! {
+            biased;
+            current = door.wait_for(Option::is_some) => match current {
+                Ok(current) => current.clone(),
+                Err(_) => return,
+            },
+            () = asked_to_drain(common.draining.clone()) => return,
         };
         let Some(worker) = current else {
             continue;
@@ -334,7 +376,7 @@ async fn introduce(
 /// The server's own error when it takes no connection, `None` when the session is over.
 async fn prove_within(common: &Common, session: &Session) -> Result<Proven, Option<String>> {
     while session.ended().is_none() {
-        match prove(session, &common.env).await {
+        match prove_for_client(session, &common.env).await {
             Ok(proven) => return Ok(proven),
             Err(ProveError::Refused(error)) => return Err(Some(error)),
             Err(ProveError::Changed(_)) => return Err(None),
@@ -370,7 +412,7 @@ async fn serve_proven(
             return None;
         }
     };
-    match connection.run().await {
+    match connection.run(asked_to_drain(common.draining.clone())).await {
         Ok(loose) => Some(Arrival {
             conn: loose.client,
             peer,
@@ -410,7 +452,7 @@ async fn begin(common: &Common, patience: Duration) -> Begun {
     let mut serving = common.serving.clone();
     let attempts = async {
         loop {
-            let Some(session) = session_of(&mut serving).await else {
+            let Some(session) = session_before_drain(common, &mut serving).await else {
                 return Begun::NotServing;
             };
             match prove_within(common, &session).await {

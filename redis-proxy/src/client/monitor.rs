@@ -2,6 +2,7 @@
 //!
 //! Decides by a line's text alone: every command that the proxy sends for itself ends with a word of its own
 //! ([`OWN`](crate::upstream::OWN)), which the server does not mind and repeats, or follows one that does, on the same connection.
+//! AUTH, of which the server shows no argument, stands right before such a one: so it waits for the next line.
 //! Promises that a client's line is shown as the server sent it, but that a WAIT is shown as one; who writes that word
 //! into their own commands hides those, and no others. Must not know a connection.
 
@@ -13,20 +14,21 @@ use std::collections::VecDeque;
 const OWN_END: &[u8] = b" \"redoubt\"";
 const OWN_BEGINS: [&[u8]; 2] = [b"\"INFO\" ", b"\"PING\" "];
 /// What follows some of those, and can't carry the word.
-const FOLLOWERS: [(&[u8], Followers); 3] = [
+const FOLLOWERS: [(&[u8], Followers); 5] = [
     // A connection that is proven, and capture's.
     (b"\"INFO\" \"server\" \"redoubt\"", &[b"\"CLIENT\" \"INFO\""]),
     (b"\"INFO\" \"default\" \"redoubt\"", &[b"\"PING\""]),
+    // One that is given to clients.
+    (b"\"INFO\" \"reset\" \"redoubt\"", &[b"\"RESET\""]),
     // The one that clients share, when it has just been made.
+    (b"\"PING\" \"redoubt\"", &[b"\"COMMAND\""]),
     (
-        b"\"PING\" \"redoubt\"",
-        &[
-            b"\"COMMAND\"",
-            b"\"CLIENT\" \"SETNAME\" \"redoubt-shared\"",
-            b"\"HELLO\" \"3\"",
-        ],
+        b"\"ECHO\" \"shared redoubt\"",
+        &[b"\"CLIENT\" \"SETNAME\" \"redoubt-shared\"", b"\"HELLO\" \"3\""],
     ),
 ];
+/// How AUTH is shown.
+const AUTH: &[u8] = b"\"AUTH\" \"(redacted)\" \"(redacted)\"";
 /// A line of the proxy's own at most, bytes: time, address, and three words.
 const OWN_LINE_BYTES_MAX: usize = 512;
 /// Connections at most of which is known that the proxy's own commands may follow: of those that were heard of last.
@@ -49,11 +51,15 @@ pub struct Monitor {
     frame: Frame,
     /// Where lines came from that were left out, and what may follow them there; the last heard of last.
     recent: VecDeque<(Vec<u8>, Followers)>,
+    /// Whether the proxy's own connections authenticate.
+    authenticates: bool,
+    /// An AUTH that may be the proxy's, if that was the last line.
+    auth: Option<BytesMut>,
 }
 
 impl Monitor {
-    /// Begins at a frame's first byte, or within a frame.
-    pub fn new(at_boundary: bool) -> Self {
+    /// Begins at a frame's first byte, or within a frame. `authenticates` says whether the proxy's own connections do.
+    pub fn new(at_boundary: bool, authenticates: bool) -> Self {
         let frame = if at_boundary {
             Frame::Undecided(BytesMut::new())
         } else {
@@ -62,6 +68,8 @@ impl Monitor {
         Monitor {
             frame,
             recent: VecDeque::new(),
+            authenticates,
+            auth: None,
         }
     }
 
@@ -80,6 +88,7 @@ impl Monitor {
         if let Frame::Undecided(line) = &self.frame
             && (line.len() > OWN_LINE_BYTES_MAX || line.first().is_some_and(|b| *b != b'+'))
         {
+            out.extend_from_slice(&self.auth.take().unwrap_or_default());
             out.extend_from_slice(line);
             self.frame = Frame::Passing;
         }
@@ -104,9 +113,22 @@ impl Monitor {
 
     /// Shows a whole frame, or leaves it out.
     fn judge(&mut self, frame: &[u8], out: &mut BytesMut) {
-        let Some((from, command)) = line_of(frame) else {
+        let line = line_of(frame);
+        if let Some(auth) = self.auth.take() {
+            let is_followed = line.is_some_and(|(from, command)| {
+                line_of(&auth).is_some_and(|l| l.0 == from) && is_own(command)
+            });
+            if !is_followed {
+                out.extend_from_slice(&auth);
+            }
+        }
+        let Some((from, command)) = line else {
             return out.extend_from_slice(frame);
         };
+        if self.authenticates && command == AUTH {
+            self.auth = Some(frame.into());
+            return;
+        }
         let heard = self.recent.iter().position(|(address, _)| address == from);
         let followers = heard.and_then(|at| self.recent.remove(at)).map(|(_, f)| f);
         let next = followers

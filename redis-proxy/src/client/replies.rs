@@ -98,10 +98,12 @@ impl Replies {
         std::mem::take(&mut self.asked)
     }
 
-    /// MONITOR was sent: from now on the proxy's own commands are left out of what comes.
-    pub fn expect_monitor(&mut self) {
+    /// MONITOR was sent: from now on the proxy's own commands are left out of what comes. `authenticates` says whether it
+    /// sends AUTH, too.
+    pub fn expect_monitor(&mut self, authenticates: bool) {
         let at_boundary = self.rewriter.at_boundary();
-        self.monitor.get_or_insert_with(|| Monitor::new(at_boundary));
+        self.monitor
+            .get_or_insert_with(|| Monitor::new(at_boundary, authenticates));
     }
 
     /// Whether the server connection may be read.

@@ -79,6 +79,12 @@ pub struct Requests {
     names: Names,
     /// Commands that the server has got, or a part of.
     commands: u64,
+    /// How many of them there were with the last one that is whole.
+    whole: u64,
+    /// How many of them there were with the last one that may wait.
+    waits_until: u64,
+    /// Whether answers don't tell which commands were answered.
+    uncountable: bool,
     /// A WAIT that is answered once its pause is over.
     paused: Option<Wait>,
     /// Whether the client has begun a transaction, and whether something was queued in it that may write.
@@ -106,6 +112,9 @@ impl Requests {
             ties: Ties::default(),
             names: Names::default(),
             commands: 0,
+            whole: 0,
+            waits_until: 0,
+            uncountable: false,
             paused: None,
             multi: None,
             held: None,
@@ -157,6 +166,13 @@ impl Requests {
         (self.plain.is_some() && quiet && self.ties.are_loose()).then_some(self.commands)
     }
 
+    /// How many answers the client is owed for whole commands, `None` while that can't be told: when it listens to channels, for
+    /// one. `answers` is how many it was given.
+    pub(super) fn owes(&self, answers: u64) -> Option<u64> {
+        let blocked = self.paused.is_some() || answers < self.waits_until;
+        (!self.uncountable && !blocked).then_some(self.whole)
+    }
+
     /// Whether something goes to the server when a pause is over, whatever the client sends.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
@@ -191,6 +207,11 @@ impl Requests {
                     self.body_due = true;
                     self.follow(&head);
                     self.commands += 1;
+                    match answering(&head) {
+                        Answering::AtOnce => {}
+                        Answering::MayWait => self.waits_until = self.commands,
+                        Answering::Otherwise => self.uncountable = true,
+                    }
                     if let Some(plain) = &self.plain {
                         let fit = plain.fit(&head);
                         // One that the server does not know leaves nothing either; libraries try SETINFO on every server.
@@ -237,6 +258,9 @@ impl Requests {
                 }
                 Ok(Some(RequestEvent::Body { bytes, last })) => {
                     self.body_due = false;
+                    if last {
+                        self.whole = self.commands;
+                    }
                     if let Route::ForwardUnlessSetRepl(code) = self.route {
                         let refused = names_set_repl(&bytes);
                         self.route = if refused {
@@ -296,6 +320,48 @@ impl Requests {
         }
         provoke(error, output);
         Offence::LeftToServer
+    }
+}
+
+/// How a command is answered.
+enum Answering {
+    /// Once, when the server comes to it.
+    AtOnce,
+    /// Once, when something has happened.
+    MayWait,
+    /// Not once.
+    Otherwise,
+}
+
+fn answering(head: &RequestHead) -> Answering {
+    const WAIT: &[&str] = &[
+        "blmove",
+        "blmpop",
+        "blpop",
+        "brpop",
+        "brpoplpush",
+        "bzmpop",
+        "bzpopmax",
+        "bzpopmin",
+        "wait",
+        "waitaof",
+        "xread",
+        "xreadgroup",
+    ];
+    const OTHERWISE: &[&str] = &[
+        "monitor",
+        "psubscribe",
+        "punsubscribe",
+        "ssubscribe",
+        "subscribe",
+        "sunsubscribe",
+        "unsubscribe",
+    ];
+    let is = |word: &&str| head.is(0, word);
+    match () {
+        () if WAIT.iter().any(is) => Answering::MayWait,
+        () if OTHERWISE.iter().any(is) || (is(&"client") && head.is(1, "reply")) => Answering::Otherwise,
+        () => Answering::AtOnce,
     }
 }
 

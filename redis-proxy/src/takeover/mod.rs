@@ -23,7 +23,7 @@ use crate::capture::{Capture, CaptureTerms};
 use crate::config::Config;
 use crate::hold::Hold;
 use crate::session::{EndReason, Session};
-use crate::upstream::fence;
+use crate::upstream::{DEFAULT_USER, Upstream, fence};
 use perform::Performer;
 use redoubt_client::{AppendStart, Client, Grant};
 use redoubt_env::Env;
@@ -39,6 +39,7 @@ pub struct Cell {
     env: Env,
     config: Config,
     client: Client,
+    upstream: Upstream,
     /// Random per process, so that a lease binds one process (H14).
     holder: HolderId,
     /// The port that clients connect to.
@@ -54,11 +55,12 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell that shows its session through `serving`; clients connect to `port`.
+    /// A cell whose server is `upstream`, that shows its session through `serving`; clients connect to `port`.
     pub fn new(
         env: Env,
         config: Config,
         client: Client,
+        upstream: Upstream,
         port: u16,
         serving: watch::Sender<Option<Arc<Session>>>,
     ) -> Self {
@@ -67,12 +69,20 @@ impl Cell {
                 break holder;
             }
         };
-        let performer = Performer::new(env.clone(), &config, client.clone(), holder, port);
+        let performer = Performer::new(
+            env.clone(),
+            &config,
+            upstream.clone(),
+            client.clone(),
+            holder,
+            port,
+        );
         let waiting = String::new();
         Cell {
             env,
             config,
             client,
+            upstream,
             holder,
             port,
             serving,
@@ -190,10 +200,14 @@ impl Cell {
         } = serving;
         let position = grant.position;
         let hold = Hold::new(position.tail, keeper.until(), self.env.clone());
-        let upstream = self.config.upstream.clone();
+        let upstream = self.upstream.clone();
         let uncommitted_max = self.config.uncommitted_bytes_max;
         let session = Session::new(grant.epoch, replid, run_id, upstream, hold, uncommitted_max);
         let session = Arc::new(session);
+        if self.config.shared_upstream {
+            // What it may do, all who share a connection may.
+            session.peers.guard(DEFAULT_USER);
+        }
         keeper.bind(&session);
         let start = AppendStart {
             epoch: grant.epoch,

@@ -6,6 +6,7 @@ use super::words::{Action, Attach, Event};
 use crate::capture::link::{AttachError, Link, Target};
 use crate::capture::overlap::{self, OverlapError};
 use crate::config::Config;
+use crate::upstream::Upstream;
 use redoubt_client::{Client, WriterError};
 use redoubt_env::{Env, planted};
 use redoubt_types::{HolderId, Offset};
@@ -24,7 +25,7 @@ pub(super) struct Performer {
     holder: HolderId,
     name: String,
     lease: Duration,
-    upstream: String,
+    upstream: Upstream,
     listening_port: u16,
     server: Server,
     link: Option<Link>,
@@ -34,6 +35,7 @@ impl Performer {
     pub(super) fn new(
         env: Env,
         config: &Config,
+        upstream: Upstream,
         client: Client,
         holder: HolderId,
         listening_port: u16,
@@ -43,9 +45,9 @@ impl Performer {
             holder,
             name: config.name.clone(),
             lease: config.lease(),
-            upstream: config.upstream.clone(),
             listening_port,
-            server: Server::new(env.clone(), config.upstream.clone(), &config.replay),
+            server: Server::new(env.clone(), upstream.clone(), &config.replay),
+            upstream,
             link: None,
             env,
         }

@@ -5,7 +5,7 @@
 
 use super::fitness::Settings;
 use super::look::{Look, Promotion};
-use crate::upstream::Control;
+use crate::upstream::{Control, Upstream};
 use redoubt_env::Env;
 use redoubt_resp::info::{InfoError, parse_info, parse_replication, parse_server};
 use redoubt_resp::reply::Value;
@@ -31,18 +31,18 @@ pub(super) enum ServerError {
 /// A connection to the server, made when it is needed.
 pub(super) struct Server {
     env: Env,
-    address: String,
+    upstream: Upstream,
     /// The replay's host and port.
     replay: (String, String),
     control: Option<Control>,
 }
 
 impl Server {
-    pub(super) fn new(env: Env, address: String, replay: &str) -> Self {
+    pub(super) fn new(env: Env, upstream: Upstream, replay: &str) -> Self {
         let (host, port) = replay.rsplit_once(':').unwrap_or((replay, "6379"));
         Server {
             env,
-            address,
+            upstream,
             replay: (host.to_owned(), port.to_owned()),
             control: None,
         }
@@ -57,7 +57,7 @@ impl Server {
             return Ok(look);
         }
         // None was kept, or its server is gone: that says nothing of who listens there now.
-        self.control = Some(Control::connect(&self.env, &self.address, CALL_DEADLINE).await?);
+        self.control = Some(Control::connect(&self.env, &self.upstream, CALL_DEADLINE).await?);
         self.look_on_kept().await
     }
 
@@ -171,10 +171,21 @@ impl Server {
         match answer.as_error() {
             Some(error) => Err(ServerError::Answer {
                 asked,
-                answer: error.to_owned(),
+                answer: format!("{error}{}", advice(error)),
             }),
             None => Ok(answer),
         }
+    }
+}
+
+/// What people can do about an answer that would stay the same.
+fn advice(error: &str) -> &'static str {
+    match error.split(' ').next() {
+        Some("NOAUTH") => {
+            " It wants a password: name a user of its own for the proxy with --upstream-user and --upstream-password-file"
+        }
+        Some("NOPERM") => " The proxy's user needs more rights: docs/operations.md lists them",
+        _ => "",
     }
 }
 

@@ -1,5 +1,7 @@
 //! A connection for commands of the proxy's own: one command, one answer, each with a deadline.
 
+use super::OWN;
+use super::access::{Login, Upstream};
 use bytes::BytesMut;
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
@@ -25,22 +27,27 @@ pub struct Control {
     env: Env,
     conn: Box<dyn Conn>,
     input: BytesMut,
+    /// Who is to be authenticated before the first command.
+    login: Option<Login>,
     /// Answers that were asked for and not read.
     unanswered: usize,
     failed: bool,
 }
 
 impl Control {
-    /// Connects to `addr` (`host:port`).
+    /// Connects to the server. Where it wants that, the first call authenticates, in the same write.
     ///
     /// # Errors
     /// When that fails, or takes longer than `deadline`.
-    pub async fn connect(env: &Env, addr: &str, deadline: Duration) -> io::Result<Self> {
+    pub async fn connect(env: &Env, upstream: &Upstream, deadline: Duration) -> io::Result<Self> {
         let conn = env
-            .timeout(deadline, env.net().connect(addr))
+            .timeout(deadline, upstream.connect(env))
             .await
             .map_err(timed_out)??;
-        Ok(Control::over(env, conn))
+        Ok(Control {
+            login: upstream.login().cloned(),
+            ..Control::over(env, conn)
+        })
     }
 
     /// A connection on which nothing is under way.
@@ -49,6 +56,7 @@ impl Control {
             env: env.clone(),
             conn,
             input: BytesMut::new(),
+            login: None,
             unanswered: 0,
             failed: false,
         }
@@ -57,8 +65,8 @@ impl Control {
     /// Sends one command and waits for its answer, an error answer included.
     ///
     /// # Errors
-    /// When the connection fails, the answer can't be read, or takes longer than `deadline`. The connection
-    /// is of no use any more then.
+    /// When the connection fails, the answer can't be read, or takes longer than `deadline`; `PermissionDenied` when the
+    /// server does not let the proxy in. The connection is of no use any more then.
     pub async fn call(&mut self, args: &[&[u8]], deadline: Duration) -> io::Result<Value> {
         let mut answers = self.call_all(&[args], deadline).await?;
         answers
@@ -86,6 +94,23 @@ impl Control {
         result
     }
 
+    /// Has the server forget who was authenticated: from here on the connection is as a new one is, which authenticates by
+    /// itself if the server wants that. It stays one to the same process.
+    ///
+    /// # Errors
+    /// As [`Control::call`], and when the server does not do that.
+    pub async fn reset(&mut self, deadline: Duration) -> io::Result<()> {
+        // RESET takes no word of the proxy's own: what stands before it tells MONITOR whose it is.
+        let commands: &[&[&[u8]]] = &[&[b"INFO", b"reset", OWN], &[b"RESET"]];
+        let answers = self.call_all(commands, deadline).await?;
+        let answer = answers.last();
+        if answer.and_then(Value::as_str) == Some("RESET") {
+            return Ok(());
+        }
+        self.failed = true;
+        Err(io::Error::other(format!("RESET was answered with {answer:?}")))
+    }
+
     /// The bare connection, for other bytes than commands and answers, with what was received past the last
     /// answer.
     ///
@@ -108,11 +133,23 @@ impl Control {
 
     async fn exchange(&mut self, commands: &[&[&[u8]]]) -> io::Result<Vec<Value>> {
         let mut output = BytesMut::new();
+        let login = self.login.take();
+        if let Some(login) = &login {
+            let (user, password) = (login.user(), login.password());
+            encode_command(&[b"AUTH", user.as_bytes(), password.as_bytes()], &mut output);
+        }
         for args in commands {
             encode_command(args, &mut output);
         }
-        self.unanswered = commands.len();
+        self.unanswered = commands.len() + usize::from(login.is_some());
         self.conn.write_all(&output).await?;
+        if let Some(login) = &login {
+            let answer = self.answer().await?;
+            if let Some(error) = answer.as_error() {
+                return Err(login.refused(&self.env, error));
+            }
+            self.unanswered -= 1;
+        }
         let mut answers = Vec::with_capacity(commands.len());
         while self.unanswered > 0 {
             match self.answer().await {

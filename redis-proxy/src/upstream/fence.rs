@@ -206,7 +206,7 @@ mod tests {
             Epoch::FIRST,
             id(1),
             RunId::from_random([2; 20]),
-            "127.0.0.1:1".to_owned(),
+            "127.0.0.1:1".to_owned().into(),
             hold,
             u64::MAX,
         )

@@ -49,7 +49,7 @@ pub enum ProveError {
     Unavailable(#[from] io::Error),
 }
 
-/// Connects to the session's server and has it name its process. Waits while the server is busy with a script
+/// Connects to the session's server, as the proxy's user, and has it name its process. Waits while the server is busy with a script
 /// (H11), for as long as the session lasts: the caller sets the deadline, if any.
 ///
 /// # Errors
@@ -74,6 +74,19 @@ pub async fn prove(session: &Session, env: &Env) -> Result<Proven, ProveError> {
             .ok_or_else(|| io::Error::other("CLIENT INFO does not tell the connection's id and address"))?;
         return Ok(Proven { control, id, addr });
     }
+}
+
+/// The same for a connection that a client is to have: proven as the proxy's user, and then left as the server leaves a new
+/// one. So what the client may do is between it and the server.
+///
+/// # Errors
+/// As [`prove`].
+pub async fn prove_for_client(session: &Session, env: &Env) -> Result<Proven, ProveError> {
+    let mut proven = prove(session, env).await?;
+    if session.upstream.login().is_some() && !planted::on("client_has_the_proxys_login") {
+        proven.control.reset(PROVE_DEADLINE).await?;
+    }
+    Ok(proven)
 }
 
 /// What a server says of itself stands for a session: while it is busy with a script, or loads, it has said nothing.

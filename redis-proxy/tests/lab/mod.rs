@@ -13,7 +13,7 @@ use redoubt_proxy::capture::buffer::{Bounds, DoubleBuffer};
 use redoubt_proxy::client::{self, Options};
 use redoubt_proxy::hold::Hold;
 use redoubt_proxy::session::Session;
-use redoubt_proxy::upstream::{Control, fence};
+use redoubt_proxy::upstream::{Control, Upstream, fence};
 use redoubt_resp::info::{parse_replication, parse_server};
 use redoubt_types::limits::{ENTRY_PAYLOAD_BYTES_MAX, UNCOMMITTED_BYTES_MAX};
 use redoubt_types::{Db, Epoch, Offset, ReplId, RunId};
@@ -61,7 +61,7 @@ impl Server {
 
     async fn become_ready(&self, env: &Env) {
         for _ in 0..500 {
-            if let Ok(mut control) = Control::connect(env, &self.addr, SOON).await
+            if let Ok(mut control) = Control::connect(env, &self.upstream(), SOON).await
                 && control
                     .call(&[b"PING"], SOON)
                     .await
@@ -103,8 +103,12 @@ impl Server {
         }
     }
 
+    pub(crate) fn upstream(&self) -> Upstream {
+        self.addr.clone().into()
+    }
+
     pub(crate) async fn control(&self, env: &Env) -> Control {
-        Control::connect(env, &self.addr, SOON).await.unwrap()
+        Control::connect(env, &self.upstream(), SOON).await.unwrap()
     }
 
     pub(crate) async fn kill(&mut self) {
@@ -140,6 +144,8 @@ pub(crate) struct Lab {
     pub(crate) session: Arc<Session>,
     pub(crate) serving: watch::Sender<Option<Arc<Session>>>,
     pub(crate) addr: String,
+    /// Whether the proxy is to stop.
+    pub(crate) drain: watch::Sender<bool>,
     tasks: Vec<Task<()>>,
     fence_failing_max: Duration,
     capture_paused: Arc<AtomicBool>,
@@ -182,6 +188,7 @@ impl Lab {
         let server = Server::start(&env).await;
         let session = session_on(&env, &server, plan.lease).await;
         let (serving, shown) = watch::channel(plan.serving.then(|| Arc::clone(&session)));
+        let (drain, draining) = watch::channel(false);
         let listener = env.net().listen("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr();
         let options = Options {
@@ -192,8 +199,9 @@ impl Lab {
             fence_failing_max: plan.fence_failing_max,
             clean_reads: plan.clean_reads,
         };
-        let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone()))];
+        let tasks = vec![env.spawn(client::serve(listener, shown, options, env.clone(), draining))];
         let mut lab = Lab {
+            drain,
             env,
             server,
             session,
@@ -207,6 +215,19 @@ impl Lab {
             lab.begin_fencing();
         }
         lab
+    }
+
+    /// Waits until all clients are closed, once that was asked for.
+    pub(crate) async fn drained(&self, within: Duration) {
+        let gone = async {
+            while !self.tasks.first().is_some_and(Task::is_finished) {
+                self.env.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        self.env
+            .timeout(within, gone)
+            .await
+            .expect("clients are still served");
     }
 
     pub(crate) fn begin_fencing(&mut self) {
@@ -321,7 +342,7 @@ pub(crate) async fn session_on(env: &Env, server: &Server, lease: Duration) -> A
         Epoch::FIRST,
         replid,
         run_id,
-        server.addr.clone(),
+        server.upstream(),
         hold,
         UNCOMMITTED_BYTES_MAX,
     ))

@@ -323,7 +323,7 @@ async fn h09_another_process_at_the_address_ends_the_session() {
         lab.session.epoch,
         lab.session.replid,
         expected.run_id,
-        lab.server.addr.clone(),
+        lab.server.upstream(),
         hold,
         u64::MAX,
     );

@@ -1,6 +1,7 @@
 //! What a client sees, whatever connection to the server it has.
 
 mod client_path;
+mod drain;
 mod ends;
 mod hold_stress;
 mod limits;

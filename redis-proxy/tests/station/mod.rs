@@ -62,7 +62,7 @@ pub(crate) async fn target(env: &Env, server: &Server) -> Target {
     let text = info.as_bytes().unwrap();
     let (identity, replication) = (parse_server(text).unwrap(), parse_replication(text).unwrap());
     Target {
-        upstream: server.addr.clone(),
+        upstream: server.upstream(),
         run_id: identity.run_id,
         under: replication.replid,
         from: replication.offset,

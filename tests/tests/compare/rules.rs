@@ -222,8 +222,11 @@ pub(crate) fn refused(args: &[Vec<u8>]) -> Option<&'static str> {
     if is(0, "module") && among(1, &["load", "loadex", "unload"]) {
         return Some("MODULE LOAD");
     }
-    if is(0, "acl") && among(1, &["setuser", "deluser", "load"]) {
-        return Some("ACL with this subcommand");
+    // Of `deluser` with so many names some are not seen.
+    let of_ours = args.iter().skip(2).any(|a| a == b"default") || args.len() > 8;
+    let sets_ours = is(1, "setuser") && args.get(2).is_some_and(|a| a == b"default");
+    if is(0, "acl") && (is(1, "load") || sets_ours || (is(1, "deluser") && of_ours)) {
+        return Some("ACL of all users, or of one whose connections the proxy uses");
     }
     let names_set_repl = args.iter().any(|a| a.windows(8).any(|w| w == b"set_repl"));
     match () {

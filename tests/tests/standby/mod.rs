@@ -19,31 +19,53 @@ pub struct Standby {
     /// Where clients connect.
     pub port: u16,
     proxy: Program,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Standby {
     /// Starts it in front of the server on port `upstream`, whose replay is the cluster's or the one on port `replay`.
     pub async fn start(cluster: &DevCluster, upstream: u16, replay: Option<u16>) -> Standby {
+        Self::start_with(cluster, upstream, replay, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_with(
+        cluster: &DevCluster,
+        upstream: u16,
+        replay: Option<u16>,
+        further: &[&str],
+    ) -> Standby {
+        let upstream = format!("127.0.0.1:{upstream}");
+        Self::start_before(cluster, &upstream, replay, further).await
+    }
+
+    /// The same in front of the server at the address `upstream`.
+    pub async fn start_before(
+        cluster: &DevCluster,
+        upstream: &str,
+        replay: Option<u16>,
+        further: &[&str],
+    ) -> Standby {
         let port = redoubt_tests::free_base();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{upstream}"));
+        let listen = format!("127.0.0.1:{port}");
         let endpoints = cluster.endpoints().join(",");
         let replay = replay.map(|port| format!("127.0.0.1:{port}"));
         let replay = replay.unwrap_or_else(|| cluster.component("replay-1").address);
-        let args = ["--name", "standby", "--listen", &listen, "--upstream", &upstream];
-        let args = [&args[..], &["--endpoints", &endpoints, "--replay", &replay]].concat();
+        let args = ["--name", "standby", "--listen", &listen, "--upstream", upstream];
+        let args = [
+            &args[..],
+            &["--endpoints", &endpoints, "--replay", &replay],
+            further,
+        ]
+        .concat();
         let proxy = Program::start("redoubt-proxy", &args, &dir.path().join("proxy.log"));
         eventually("the proxy listens", SOON, || async {
             let reached = TcpStream::connect(("127.0.0.1", port)).await;
             reached.map(drop)
         })
         .await;
-        Standby {
-            port,
-            proxy,
-            _dir: dir,
-        }
+        Standby { port, proxy, dir }
     }
 
     /// What it has logged.
@@ -62,6 +84,18 @@ impl Standby {
             std::future::ready(if log.contains(words) { Ok(()) } else { Err(log) })
         })
         .await;
+    }
+
+    /// SIGTERM; returns how it ended, and what it has logged.
+    pub async fn stop(self) -> (std::process::ExitStatus, String) {
+        let status = self.proxy.stop().await;
+        let log = std::fs::read_to_string(self.dir.path().join("proxy.log"));
+        (status, log.expect("its log"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        self.proxy.signal(signal);
     }
 
     /// Ends it.

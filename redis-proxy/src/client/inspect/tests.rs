@@ -63,7 +63,9 @@ fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
         "debug change-repl-id",
         "DEBUG SEGFAULT",
         "ACL SETUSER default -@dangerous",
-        "acl deluser bob",
+        "acl deluser default",
+        "acl deluser bob default",
+        "acl deluser a b c d e f g",
         "ACL LOAD",
         "MIGRATE h 6379 k 0 1000",
         "CLIENT PAUSE 1000 WRITE x",
@@ -92,6 +94,51 @@ fn what_would_break_the_promise_is_refused_in_any_case_of_letters() {
         "FUNCTION LOAD REPLACE redis.set_repl(0)",
     ] {
         assert!(is_refused(line), "{line}");
+    }
+}
+
+#[test]
+fn users_that_the_proxy_does_not_use_are_the_clients_own_business() {
+    let peers = Peers::new("redoubt");
+    let refused = |line: &str| {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let mut bytes = BytesMut::new();
+        encode_command(&args, &mut bytes);
+        matches!(inspect(&head_of(&bytes), &peers), Verdict::Refuse(_))
+    };
+    let of_default = [
+        "ACL SETUSER default on >x",
+        "ACL DELUSER bob default",
+        "CONFIG SET requirepass x",
+        "CLIENT KILL USER default",
+    ];
+    for line in of_default {
+        assert!(!refused(line), "{line}");
+    }
+    for line in [
+        "ACL SETUSER bob on >x",
+        "ACL SETUSER",
+        "acl deluser bob",
+        "ACL LIST",
+        "CLIENT KILL USER bob",
+    ] {
+        assert!(!refused(line) && !is_refused(line), "{line}");
+    }
+    for line in [
+        "ACL SETUSER redoubt off",
+        "acl deluser bob redoubt",
+        "ACL LOAD",
+        "CLIENT KILL USER redoubt",
+        "CLIENT KILL USER redoubt SKIPME yes",
+        "ACL SETUSER Redoubt on",
+    ] {
+        // The names of users are exact.
+        assert_eq!(refused(line), !line.contains("Redoubt"), "{line}");
+    }
+    // Those who share a connection have the default user there.
+    peers.guard("default");
+    for line in of_default {
+        assert!(refused(line), "{line}");
     }
 }
 

@@ -3,7 +3,7 @@ use redoubt_resp::reply::ReplyScanner;
 
 /// What is shown of `bytes` when they come in pieces of `n`.
 fn shown(bytes: &str, n: usize) -> String {
-    let (mut monitor, mut scanner) = (Monitor::new(true), ReplyScanner::new());
+    let (mut monitor, mut scanner) = (Monitor::new(true, true), ReplyScanner::new());
     let mut out = BytesMut::new();
     for piece in bytes.as_bytes().chunks(n) {
         let mut frames = Vec::new();
@@ -19,15 +19,22 @@ fn line(from: &str, command: &str) -> String {
 
 const A: &str = "127.0.0.1:5000";
 const B: &str = "[::1]:5001";
+const AUTH: &str = "\"AUTH\" \"(redacted)\" \"(redacted)\"";
 
 #[test]
 fn the_proxys_own_lines_are_left_out_and_nothing_else() {
     let own = [
         line(A, "\"INFO\" \"replication\" \"redoubt\""),
         line(A, "\"INFO\" \"server\" \"redoubt\"") + &line(A, "\"CLIENT\" \"INFO\""),
-        line(B, "\"PING\" \"redoubt\"")
-            + &line(B, "\"COMMAND\"")
-            + &line(B, "\"CLIENT\" \"SETNAME\" \"redoubt-shared\""),
+        line(B, "\"PING\" \"redoubt\"") + &line(B, "\"COMMAND\""),
+        line(B, "\"ECHO\" \"shared redoubt\"")
+            + &line(B, "\"CLIENT\" \"SETNAME\" \"redoubt-shared\"")
+            + &line(B, "\"HELLO\" \"3\""),
+        line(B, AUTH)
+            + &line(B, "\"INFO\" \"server\" \"redoubt\"")
+            + &line(B, "\"CLIENT\" \"INFO\"")
+            + &line(B, "\"INFO\" \"reset\" \"redoubt\"")
+            + &line(B, "\"RESET\""),
     ];
     let others = [
         "+OK\r\n".to_owned(),
@@ -37,6 +44,10 @@ fn the_proxys_own_lines_are_left_out_and_nothing_else() {
         line(A, "\"ECHO\" \"redoubt-not\""),
         line(A, "\"SET\" \"name\" \"redoubt\""),
         line("lua", "\"INFO\""),
+        line(A, "\"RESET\""),
+        line(A, AUTH),
+        line(B, AUTH) + "$1\r\nx\r\n",
+        line(A, AUTH) + &line(B, AUTH) + &line(A, "\"PING\""),
         format!("$4\r\n+1 [\r\n{}", line(B, "\"COMMAND\"")),
         line(A, &format!("\"SET\" \"k\" \"{}\"", "v".repeat(2000))),
         "*2\r\n+1 [0 x] \"INFO\" \"redoubt\"\r\n:1\r\n".to_owned(),
@@ -78,7 +89,7 @@ fn a_wait_is_shown_as_one() {
 
 #[test]
 fn what_begins_within_a_frame_is_passed_on_to_its_end() {
-    let (mut monitor, mut out) = (Monitor::new(false), BytesMut::new());
+    let (mut monitor, mut out) = (Monitor::new(false, false), BytesMut::new());
     let own = line(A, "\"PING\" \"redoubt\"");
     let bytes = format!("+1 [0 x] \"PING\" \"redoubt\"\r\n{own}");
     let first = bytes.len() - own.len();

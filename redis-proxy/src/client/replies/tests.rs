@@ -135,7 +135,7 @@ async fn a_pause_that_the_server_allows_is_told_once_and_answered_with_ok() {
 async fn what_monitor_leaves_out_waits_for_nothing() {
     let (mut replies, hold) = replies();
     receive(&mut replies, b"+O", 1);
-    replies.expect_monitor();
+    replies.expect_monitor(false);
     receive(&mut replies, b"K\r\n", 1);
     fence(&hold, 0).await;
     assert_eq!(replies.released(), b"+OK\r\n");

@@ -1,12 +1,18 @@
 //! The connection that clients share: made, proven, and made again when it is lost.
+//!
+//! Decides whether there is anything to share: the connection has the server's default user, as one has that did not
+//! authenticate, so that no client may do on it what it might not on one of its own. Where that user can't give a fence,
+//! since it wants a password or may not ask, nothing is shared.
 
 use super::plain::Plain;
 use crate::client::protocol::{Protocol, version_of};
 use crate::hold::keyed::Keyed;
 use crate::session::Session;
+use crate::upstream::fence::FENCE;
 use crate::upstream::{OWN, ProveError, busy_is_no_answer, prove};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
+use redoubt_resp::reply::Value;
 use redoubt_types::limits::{PROVE_DEADLINE, UPSTREAM_RETRY_PAUSE};
 use std::io;
 use std::pin::Pin;
@@ -15,6 +21,8 @@ use std::task::{Context, Poll, ready};
 
 /// The connection's name at the server.
 const NAME: &[u8] = b"redoubt-shared";
+/// What `ECHO` is asked at first, to see whether it may be. It ends with the word by which MONITOR leaves it out.
+const TRIED: &[u8] = b"shared redoubt";
 
 /// A connection that was just made, and what its server says of its commands.
 pub(super) struct Made {
@@ -100,20 +108,34 @@ impl Link {
 
 async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Made, ProveError> {
     let mut control = prove(session, env).await?.control;
+    let commands = control
+        .call_all(&[&[b"PING", OWN], &[b"COMMAND"]], PROVE_DEADLINE)
+        .await?;
+    if session.upstream.login().is_some() {
+        control.reset(PROVE_DEADLINE).await?;
+    }
     let questions: &[&[&[u8]]] = &[
-        &[b"PING", OWN],
-        &[b"COMMAND"],
+        // What a flight ends with.
+        FENCE,
+        &[b"ECHO", TRIED],
         // What it carries is of many clients: not to be closed for what it takes of memory.
         &[b"CLIENT", b"NO-EVICT", b"on"],
         // For people who read CLIENT LIST.
         &[b"CLIENT", b"SETNAME", NAME],
     ];
     let answers = control.call_all(questions, PROVE_DEADLINE).await?;
-    busy_is_no_answer(&answers)?;
-    let plain = answers.get(1).map(Plain::of).unwrap_or_default();
-    let keyed = answers.get(1).map(Keyed::of).unwrap_or_default();
+    busy_is_no_answer(&commands)?;
+    let mut plain = commands.get(1).map(Plain::of).unwrap_or_default();
+    let mut keyed = commands.get(1).map(Keyed::of).unwrap_or_default();
     if plain.is_empty() {
         tracing::warn!("COMMAND does not tell what may share a connection: every client gets one of its own");
+    }
+    if let Some(error) = answers.iter().take(2).filter_map(Value::as_error).find(forbids) {
+        tracing::info!(
+            error,
+            "clients don't share a connection: the server's default user may not ask for fences"
+        );
+        (plain, keyed) = (Plain::default(), Keyed::default());
     }
     if protocol == Protocol::Resp3 {
         let answer = control.call(&[b"HELLO", b"3"], PROVE_DEADLINE).await?;
@@ -130,4 +152,9 @@ async fn try_make(session: &Session, protocol: Protocol, env: &Env) -> Result<Ma
         plain: Arc::new(plain),
         keyed,
     })
+}
+
+/// Whether the server does not do it for this user. Busy is not forbidden.
+fn forbids(error: &&str) -> bool {
+    error.starts_with("NOAUTH") || error.starts_with("NOPERM")
 }

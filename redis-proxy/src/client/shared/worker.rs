@@ -6,8 +6,9 @@
 //! client: both take the same connection, in order.
 //!
 //! `fly` reads the clients and sends, `receive` reads the server, `serve` writes to the clients, `spare` keeps connections for
-//! those who will need their own.
+//! those who will need their own, `drain` ends what there is when the proxy is to stop.
 
+mod drain;
 mod fly;
 mod receive;
 mod serve;
@@ -22,7 +23,7 @@ use super::plain::Plain;
 use super::ready::{Ready, Signal};
 use crate::client::protocol::Protocol;
 use crate::client::turn::Turn;
-use crate::client::{Arrival, Common};
+use crate::client::{Arrival, Common, asked_to_drain};
 use crate::hold::Horizon;
 use crate::pause::{self, Writes};
 use crate::session::Session;
@@ -101,6 +102,9 @@ pub(in crate::client) struct Worker {
     spares: Vec<Proven>,
     sparing: Option<Task<Option<Proven>>>,
     deadline: Option<Waiting<()>>,
+    /// Ready when the proxy is to stop.
+    drain: Waiting<()>,
+    draining: bool,
 }
 
 impl Worker {
@@ -115,6 +119,8 @@ impl Worker {
     ) -> Self {
         let (horizon, indexed) = (session.hold.horizon(), session.clean.indexed());
         Worker {
+            drain: Box::pin(asked_to_drain(common.draining.clone())),
+            draining: false,
             link: Link::Unasked,
             turn: Turn::new(Arc::clone(&session)),
             paused: pause::Watcher::new(Arc::clone(&session), common.env.clone()),
@@ -153,11 +159,12 @@ impl Worker {
         }
     }
 
-    /// Serves until the session is over. Every client's connection is dropped then.
+    /// Serves until the session is over. Every client's connection is dropped then. It does not end because it has no clients,
+    /// when the proxy is to stop: some may still come from the other worker.
     pub(in crate::client) async fn run(mut self) {
         let session = Arc::clone(&self.session);
         // Whoever waits for this worker must not wait for ever, however it ends.
-        let _end = session.end_with_guard("nobody serves those who share a connection any more");
+        let mut end = session.end_with_guard("nobody serves those who share a connection any more");
         let mut over = pin!(session.wait_end());
         // It yields by its own count of rounds: a budget per socket call would end a round within a flight.
         let serve = poll_fn(|cx| {
@@ -165,6 +172,10 @@ impl Worker {
                 return Poll::Ready(());
             }
             self.poll(cx);
+            if self.draining {
+                // It is ended once all clients are, while the session still has bytes to commit.
+                end.disarm();
+            }
             Poll::Pending
         });
         tokio::task::unconstrained(serve).await;
@@ -173,6 +184,9 @@ impl Worker {
     fn poll(&mut self, cx: &mut Context<'_>) {
         // Before the list is taken, or a client that is listed in between would wake nobody.
         self.ready.register(cx.waker());
+        if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
+            self.begin_drain();
+        }
         for round in 1.. {
             let mut progress = self.take_arrivals(cx);
             progress |= self.read_link(cx);
@@ -244,6 +258,9 @@ impl Worker {
             permit: arrival.permit,
             scanner: RequestScanner::new(),
         });
+        if self.draining {
+            self.read_last(slot.key);
+        }
     }
 
     /// Drops those whose answers have been held, or whose commands have waited, past the deadline.

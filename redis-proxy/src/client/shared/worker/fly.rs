@@ -27,6 +27,7 @@ impl Worker {
         let mut progress = false;
         if paused == Some(Kind::All) {
             self.wait_for_pause(cx);
+            progress |= self.end_idle();
         } else if turn && free && self.link.takes_more() {
             (self.stalled, self.stall_landed) = (false, None);
             while self.outbound.len() < FLIGHT_BYTES_MAX
@@ -44,6 +45,7 @@ impl Worker {
             }
         } else if !self.deferred.is_empty() {
             progress |= self.look_ahead(cx);
+            progress |= self.end_idle();
         }
         progress | self.write_link(cx)
     }
@@ -68,7 +70,9 @@ impl Worker {
 
     /// Asks for a fence on a connection that has been idle, lest the server close it.
     fn keep_link(&mut self, cx: &mut Context<'_>) {
-        if self.poll_pause(cx, |worker| &mut worker.idle, SHARED_FENCE_EVERY) {
+        // Where nothing is shared, it may be that no fence would be given.
+        let shares = !self.plain.is_empty();
+        if shares && self.poll_pause(cx, |worker| &mut worker.idle, SHARED_FENCE_EVERY) {
             self.send_fence();
         }
     }
@@ -154,6 +158,13 @@ impl Worker {
                 }
                 Taken::Stopped if guest.may_go() => return self.let_go(slot),
                 Taken::Stopped => return,
+                Taken::Incomplete if self.draining => {
+                    guest.then = Then::Ends;
+                    if guest.may_go() {
+                        self.let_go(slot);
+                    }
+                    return;
+                }
                 Taken::Incomplete => match read_into(guest, &mut self.scratch, cx) {
                     Poll::Ready(Some(0)) => guest.then = Then::Ends,
                     Poll::Ready(Some(_)) => {}
@@ -200,7 +211,8 @@ impl Worker {
         };
         let waker = Waker::from(Arc::clone(&guest.signal));
         let cx = &mut Context::from_waker(&waker);
-        while guest.input.len() < CLIENT_READ_BYTES_MIN
+        while !self.draining
+            && guest.input.len() < CLIENT_READ_BYTES_MIN
             && let Poll::Ready(read) = read_into(guest, &mut self.scratch, cx)
         {
             match read {
@@ -232,7 +244,7 @@ impl Worker {
 }
 
 /// Reads into a client's input. The number of bytes; 0 at its end, `None` when its connection has failed.
-fn read_into(guest: &mut Guest, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<Option<usize>> {
+pub(super) fn read_into(guest: &mut Guest, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<Option<usize>> {
     let mut buffer = ReadBuf::new(scratch);
     Pin::new(&mut guest.conn).poll_read(cx, &mut buffer).map(|read| {
         read.ok().map(|()| {

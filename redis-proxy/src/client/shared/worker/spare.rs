@@ -5,7 +5,7 @@
 
 use super::super::link::Link;
 use super::Worker;
-use crate::upstream::{Proven, prove};
+use crate::upstream::{Proven, prove_for_client};
 use redoubt_resp::request::RequestHead;
 use redoubt_types::limits::{SPARES_MAX, UPSTREAM_RETRY_PAUSE};
 use std::future::Future;
@@ -38,7 +38,7 @@ impl Worker {
         let (session, env) = (Arc::clone(&self.session), self.common.env.clone());
         let sparing = self.sparing.get_or_insert_with(|| {
             self.common.env.spawn(async move {
-                match prove(&session, &env).await {
+                match prove_for_client(&session, &env).await {
                     Ok(proven) => Some(proven),
                     Err(error) => {
                         tracing::debug!(%error, "no spare connection");

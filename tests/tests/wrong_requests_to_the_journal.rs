@@ -91,7 +91,7 @@ async fn an_append_that_is_wrong_in_one_thing_is_refused_by_its_name() {
         ("garbage", b"\x00\xff\x16\x03\x01garbage"),
         ("an inline command", b"SET evil! v\r\n"),
         ("nesting", b"*1\r\n*1\r\n*1\r\n$1\r\nx\r\n"),
-        ("a count that is too large", b"*99999999\r\n$3\r\nSET\r\n"),
+        ("a count that is too large", b"*9999999999\r\n$3\r\nSET\r\n"),
         (
             "a length that is too large",
             b"*2\r\n$3\r\nSET\r\n$9999999999\r\nx",

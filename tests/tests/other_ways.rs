@@ -1,6 +1,10 @@
 //! Other ways to the server and from clients: a socket in the file system, and a load balancer that tells whose connection
 //! it passes on.
-#![allow(clippy::expect_used, reason = "what fails here fails a test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "tests drive real clocks, and what fails in them is a failed test"
+)]
 
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;

@@ -1,6 +1,10 @@
 //! A server that wants a password: the proxy's own connections have a user of their own, clients authenticate as with the
 //! plain server.
-#![allow(clippy::expect_used, reason = "what fails here fails a test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "tests drive real clocks, and what fails in them is a failed test"
+)]
 
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;

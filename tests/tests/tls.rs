@@ -1,5 +1,9 @@
 //! TLS towards clients and towards the server, against the server's own TLS and `redis-cli`.
-#![allow(clippy::expect_used, reason = "what fails here fails a test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "tests drive real clocks, and what fails in them is a failed test"
+)]
 
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;

@@ -19,6 +19,7 @@ fn line(from: &str, command: &str) -> String {
 
 const A: &str = "127.0.0.1:5000";
 const B: &str = "[::1]:5001";
+const C: &str = "127.0.0.1:5002";
 const AUTH: &str = "\"AUTH\" \"(redacted)\" \"(redacted)\"";
 
 #[test]
@@ -45,9 +46,9 @@ fn the_proxys_own_lines_are_left_out_and_nothing_else() {
         line(A, "\"SET\" \"name\" \"redoubt\""),
         line("lua", "\"INFO\""),
         line(A, "\"RESET\""),
-        line(A, AUTH),
-        line(B, AUTH) + "$1\r\nx\r\n",
-        line(A, AUTH) + &line(B, AUTH) + &line(A, "\"PING\""),
+        line(C, AUTH),
+        line(C, AUTH) + "$1\r\nx\r\n",
+        line(C, AUTH) + &line(A, AUTH) + &line(C, "\"PING\""),
         format!("$4\r\n+1 [\r\n{}", line(B, "\"COMMAND\"")),
         line(A, &format!("\"SET\" \"k\" \"{}\"", "v".repeat(2000))),
         "*2\r\n+1 [0 x] \"INFO\" \"redoubt\"\r\n:1\r\n".to_owned(),

@@ -334,7 +334,10 @@ mod tests {
             assert_eq!(shared.clients_that_fit(files), of_shared, "{files:?} files");
             if let Some(files) = files {
                 let taken = shared.own_that_fit(Some(files)) + of_shared;
-                assert!(taken <= files.saturating_sub(OTHER_OPEN_FILES) as usize, "{files}");
+                assert!(
+                    taken <= files.saturating_sub(OTHER_OPEN_FILES) as usize,
+                    "{files}"
+                );
             }
         }
     }

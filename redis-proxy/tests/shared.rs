@@ -558,5 +558,8 @@ async fn an_error_about_its_connection_does_not_stand_among_a_clients_answers() 
     let got = client.rest().await;
     let whole = answer.repeat(got.len() / answer.len() + 1);
     assert!(got.len() < 1200 * answer.len(), "it was not closed");
-    assert!(whole.as_bytes().starts_with(&got), "something else than its answers came");
+    assert!(
+        whole.as_bytes().starts_with(&got),
+        "something else than its answers came"
+    );
 }

@@ -124,10 +124,14 @@ fn says_less_than_all(spec: &Value) -> bool {
     let fields = spec.as_array().unwrap_or_default();
     let at = fields.iter().position(|f| f.as_str() == Some("flags"));
     let flags = at.and_then(|at| fields.get(at + 1)).and_then(Value::as_array);
-    flags.unwrap_or_default().iter().filter_map(Value::as_str).any(|flag| {
-        let flag = flag.to_ascii_lowercase();
-        flag == "not_key" || flag == "incomplete"
-    })
+    flags
+        .unwrap_or_default()
+        .iter()
+        .filter_map(Value::as_str)
+        .any(|flag| {
+            let flag = flag.to_ascii_lowercase();
+            flag == "not_key" || flag == "incomplete"
+        })
 }
 
 #[cfg(test)]

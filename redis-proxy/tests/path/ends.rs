@@ -75,7 +75,11 @@ async fn every_answer_of_a_pipeline_comes_before_the_end_to_who_half_closes() {
 fn large(len: usize) -> (String, &'static str, String) {
     let value = "v".repeat(len);
     let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${len}\r\n{value}\r\n");
-    (set, "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", format!("${len}\r\n{value}\r\n"))
+    (
+        set,
+        "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+        format!("${len}\r\n{value}\r\n"),
+    )
 }
 
 #[tokio::test]

@@ -63,9 +63,7 @@ impl Outbox {
         match self.held.back_mut() {
             Some(last) if self.within => last.len += len,
             // Reads are kept apart, since each may leave for itself, unless there are too many to be kept so.
-            Some(last)
-                if last.flight == flight && ((last.reads.is_none() && reads.is_none()) || crowded) =>
-            {
+            Some(last) if last.flight == flight && ((last.reads.is_none() && reads.is_none()) || crowded) => {
                 last.len += len;
                 last.reads = None;
             }

@@ -24,7 +24,11 @@ fn with_spec(name: &str, flag: &'static str) -> Value {
         unreachable!("it is an array");
     };
     let flags = Value::Array(vec![Value::Simple("RO".into()), Value::Simple(flag.into())]);
-    let spec = vec![Value::Bulk("flags".into()), flags, Value::Bulk("begin_search".into())];
+    let spec = vec![
+        Value::Bulk("flags".into()),
+        flags,
+        Value::Bulk("begin_search".into()),
+    ];
     fields[8] = Value::Array(vec![Value::Array(spec)]);
     Value::Array(fields)
 }

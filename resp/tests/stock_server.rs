@@ -294,7 +294,7 @@ fn the_scanner_sees_the_commands_and_the_errors_that_the_server_sees() {
         b"*3000000000\r\n".to_vec(),
         b"*1\r\n$x\r\n".to_vec(),
         b"*1\r\n$-1\r\n".to_vec(),
-        b"*1\r\n$536870913\r\n".to_vec(),
+        b"*1\r\n$8589934593\r\n".to_vec(),
         b"*1\r\nxyz\r\n".to_vec(),
         b"PING \"a\r\n".to_vec(),
         b"PING 'a'b\r\n".to_vec(),

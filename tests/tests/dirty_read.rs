@@ -130,6 +130,7 @@ fn plan(shared: bool) -> Plan {
         reads: number("HUNT_READS").unwrap_or(READS),
         blows: BLOWS,
         shared,
+        unclear: true,
     }
 }
 
@@ -141,6 +142,16 @@ async fn no_reader_ever_sees_what_the_journal_does_not_hold() {
 #[tokio::test]
 async fn no_reader_of_those_who_share_ever_sees_what_the_journal_does_not_hold() {
     hunt(plan(true)).await;
+}
+
+#[tokio::test]
+async fn no_clean_reader_ever_sees_what_the_journal_does_not_hold() {
+    let unclear = false;
+    hunt(Plan {
+        unclear,
+        ..plan(true)
+    })
+    .await;
 }
 
 #[test]
@@ -162,7 +173,7 @@ fn catches_readers_who_share_and_see_what_is_lost() {
 #[test]
 fn catches_clean_reads_that_do_not_ask_for_their_keys() {
     assert_catches(
-        "no_reader_of_those_who_share_ever_sees_what_the_journal_does_not_hold",
+        "no_clean_reader_ever_sees_what_the_journal_does_not_hold",
         "h21_keys_are_not_asked",
     );
 }

@@ -118,8 +118,11 @@ fn simply(bytes: &[u8]) -> (Vec<Command<'_>>, bool) {
     }
 }
 
+/// A command's arguments, and its length.
+type Whole = (Vec<Vec<u8>>, usize);
+
 /// The command at the front and its length; `None` when more bytes are needed.
-fn one(bytes: &[u8]) -> Result<Option<(Vec<Vec<u8>>, usize)>, ()> {
+fn one(bytes: &[u8]) -> Result<Option<Whole>, ()> {
     match bytes.first() {
         None => return Ok(None),
         Some(b'*') => {}

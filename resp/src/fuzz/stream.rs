@@ -57,7 +57,7 @@ fn simply(bytes: &[u8]) -> (Ends, bool) {
     let (mut ends, mut at) = (Vec::new(), 0);
     let (mut in_multi, mut db) = (false, Db::default());
     let mut all = commands(bytes);
-    while let Some(command) = all.next() {
+    for command in all.by_ref() {
         let Ok(command) = command else {
             return (ends, true);
         };

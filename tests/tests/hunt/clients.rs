@@ -172,8 +172,9 @@ impl Client {
         }
     }
 
-    /// Reads what others have just written, before that can be committed.
-    pub async fn read_at_once(mut self, busily: bool) {
+    /// Reads what others have just written, before that can be committed. `plainly`: with nothing that would need a connection
+    /// of its own, so that it always shares one.
+    pub async fn read_at_once(mut self, busily: bool, plainly: bool) {
         let mut known = Known::default();
         while let Some(mut line) = self.connect().await {
             while !self.board.ended() {
@@ -183,7 +184,11 @@ impl Client {
                 let mut reads = Reads::default();
                 let mut asking = reads.asking();
                 for _ in 0..=self.dice.roll(3) {
-                    asking.read(&slot, &mut self.dice);
+                    if plainly {
+                        asking.plainly(&slot);
+                    } else {
+                        asking.read(&slot, &mut self.dice);
+                    }
                 }
                 if self.run(&mut line, &mut reads, &mut known).await.is_err() {
                     break;

@@ -67,6 +67,8 @@ pub struct Plan {
     pub blows: u64,
     /// Whether clients share connections to the server.
     pub shared: bool,
+    /// Whether some write what may touch any key, as a FLUSHDB: no read leaves before a commit then.
+    pub unclear: bool,
 }
 
 /// Hunts, and tells what it has seen.
@@ -93,7 +95,7 @@ pub async fn hunt(plan: Plan) {
     })
     .await;
     let board = Arc::new(Board::new());
-    let clients = start(&board, cluster.port("proxy-1"), plan.seed);
+    let clients = start(&board, cluster.port("proxy-1"), plan);
     let mut chaos = Chaos::new(Dice::new(plan.seed, 0));
     let begun = Instant::now();
     progress(&board, &clients, READS_BETWEEN).await;
@@ -135,7 +137,7 @@ pub async fn hunt(plan: Plan) {
     cluster.down().await;
 }
 
-fn start(board: &Arc<Board>, port: u16, seed: u64) -> Vec<JoinHandle<()>> {
+fn start(board: &Arc<Board>, port: u16, plan: Plan) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     let mut party = 0;
     let mut client = |name: String| {
@@ -143,17 +145,25 @@ fn start(board: &Arc<Board>, port: u16, seed: u64) -> Vec<JoinHandle<()>> {
         Client {
             board: Arc::clone(board),
             port,
-            dice: Dice::new(seed, party),
+            dice: Dice::new(plan.seed, party),
             name,
         }
     };
+    let wanted = |shapes: &[Shape]| -> Vec<Shape> {
+        let unclear = |shape: &Shape| matches!(shape, Shape::Flush | Shape::Swap);
+        shapes
+            .iter()
+            .filter(|s| plan.unclear || !unclear(s))
+            .copied()
+            .collect()
+    };
     for shapes in BUSY {
         let writer = client(format!("busy writer of {shapes:?}"));
-        tasks.push(tokio::spawn(writer.write(shapes.to_vec(), 0)));
+        tasks.push(tokio::spawn(writer.write(wanted(shapes), 0)));
     }
     for shapes in CALM {
         let writer = client(format!("calm writer of {shapes:?}"));
-        tasks.push(tokio::spawn(writer.write(shapes.to_vec(), 30)));
+        tasks.push(tokio::spawn(writer.write(wanted(shapes), 30)));
     }
     for n in 0..10u64 {
         // A few that ask for one thing at a time, most that never let the proxy rest.
@@ -163,7 +173,9 @@ fn start(board: &Arc<Board>, port: u16, seed: u64) -> Vec<JoinHandle<()>> {
     }
     for n in 0..6 {
         let reader = client(format!("reader at once {n}"));
-        tasks.push(tokio::spawn(reader.read_at_once(n < 2)));
+        tasks.push(tokio::spawn(reader.read_at_once(n < 2, false)));
+        let plain = client(format!("plain reader at once {n}"));
+        tasks.push(tokio::spawn(plain.read_at_once(n < 2, true)));
     }
     for resp3 in [false, true] {
         let listener = client(format!("listener, RESP3 {resp3}"));

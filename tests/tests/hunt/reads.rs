@@ -210,6 +210,24 @@ impl Asking<'_> {
         }
     }
 
+    /// Reads one register by a command that names its key, and needs nothing of its connection; if there is one.
+    pub fn plainly(&mut self, slot: &Arc<Slot>) {
+        let k = &*slot.key("k");
+        match slot.shape {
+            Shape::Text | Shape::Count | Shape::Away => self.ask(slot, How::Value, &["GET", k]),
+            Shape::Hash => self.ask(slot, How::Equal(2), &["HMGET", k, "a", "b"]),
+            Shape::List => self.ask(slot, How::Value, &["LINDEX", k, "0"]),
+            Shape::Set => self.ask(slot, How::Value, &["SRANDMEMBER", k]),
+            Shape::Sorted => self.ask(slot, How::Value, &["ZSCORE", k, "m"]),
+            Shape::Stream => {
+                self.ask(slot, How::LastEntry, &["XREVRANGE", k, "+", "-", "COUNT", "1"]);
+            }
+            Shape::Deadline => self.ask(slot, How::EndsAt, &["PEXPIRETIME", k]),
+            Shape::Many => self.ask(slot, How::Value, &["HGET", &slot.key("h"), "f"]),
+            Shape::Flush | Shape::Swap | Shape::Note => {}
+        }
+    }
+
     fn many(&mut self, slot: &Arc<Slot>, way: u64) {
         let (a, b, h) = (&*slot.key("a"), &*slot.key("b"), &*slot.key("h"));
         match way {

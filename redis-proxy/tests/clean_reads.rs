@@ -1,5 +1,4 @@
 //! H21: reads that leave before a commit, and those that may not.
-#![expect(clippy::unwrap_used, reason = "helpers of a test: a failure is the test's")]
 
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod lab;

@@ -97,7 +97,7 @@ async fn who_is_one_too_many_for_the_server_is_told_so() {
             break n.to_owned();
         }
     };
-    while direct.line().await != "" {}
+    while !direct.line().await.is_empty() {}
     config(&mut direct, "maxclients", &connected).await;
     // Where clients share a connection, one more is kept at hand.
     let mut others = Vec::new();

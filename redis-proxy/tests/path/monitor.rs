@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The next line's command, as it is shown.
 async fn shown(monitor: &mut Client) -> String {
     let line = monitor.line().await;
-    let (_, command) = line.split_once("] ").expect(&line);
+    let (_, command) = line.split_once("] ").unwrap_or_else(|| panic!("{line}"));
     command.to_owned()
 }
 

@@ -80,13 +80,13 @@ impl Shape {
         }
         match self {
             Shape::Text => matches!(n % 12, 0 | 3 | 5 | 7 | 10),
-            Shape::Hash => n % 6 == 0,
-            Shape::List => n % 8 == 0,
+            Shape::Hash => n.is_multiple_of(6),
+            Shape::List => n.is_multiple_of(8),
             Shape::Set => matches!(n % 6, 0 | 2 | 4),
-            Shape::Sorted => n % 7 == 0,
-            Shape::Stream => n % 9 == 0,
-            Shape::Many => n % 10 == 0,
-            Shape::Flush | Shape::Away => n % 2 == 0,
+            Shape::Sorted => n.is_multiple_of(7),
+            Shape::Stream => n.is_multiple_of(9),
+            Shape::Many => n.is_multiple_of(10),
+            Shape::Flush | Shape::Away => n.is_multiple_of(2),
             Shape::Count | Shape::Deadline | Shape::Swap | Shape::Note => false,
         }
     }

@@ -1,7 +1,6 @@
 //! A large value passes without being in the proxy's memory as a whole, both ways. Alone in its process, whose memory is
 //! looked at.
 #![expect(clippy::unwrap_used, reason = "helpers of a test: a failure is the test's")]
-#![expect(reason = "it reads what the kernel says of its process")]
 
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod lab;

@@ -4,10 +4,12 @@
 //! Modules in the order in which a write passes them: a client's command goes to the server ([`client`],
 //! [`upstream`]); its effects come back over the replication link ([`capture`]) and go to the journal
 //! ([`append`]); its reply waits for that ([`hold`]). How a server comes to be served at all is decided in
-//! [`takeover`], and what is served under is a [`session`]. How much clients may pass on is the [`pressure`],
+//! [`takeover`], and what is served under is a [`session`]. What the server says of its commands is read in
+//! `commands`. How much clients may pass on is the [`pressure`],
 //! and a [`pause`] what they have forbidden each other.
 
 pub mod client;
+mod commands;
 pub mod upstream;
 
 pub mod capture;

@@ -4,9 +4,9 @@
 //! module's commands, scripts, whatever works on a whole database, a read whose keys its key specifications do not tell.
 //! Must not know a connection.
 
+use crate::commands::{ByName, Command};
 use redoubt_resp::reply::Value;
 use redoubt_resp::request::RequestHead;
-use std::collections::BTreeMap;
 
 /// What a command of the replication stream can touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +36,15 @@ enum Kind {
 /// The server's commands that name all their keys.
 #[derive(Clone, Debug, Default)]
 pub struct Keyed {
-    /// By name, in lower case, a subcommand behind `|`.
-    commands: BTreeMap<Box<[u8]>, Kind>,
+    commands: ByName<Kind>,
 }
 
 impl Keyed {
     /// From the answer to `COMMAND`. What can't be read of it is unclear.
     pub fn of(answer: &Value) -> Self {
-        let mut commands = BTreeMap::new();
-        for command in answer.as_array().unwrap_or_default() {
-            let subcommands = command
-                .as_array()
-                .and_then(|c| c.get(9))
-                .and_then(Value::as_array);
-            commands.extend(kind_of(command));
-            commands.extend(subcommands.unwrap_or_default().iter().filter_map(kind_of));
+        Keyed {
+            commands: ByName::of(answer, kind_of),
         }
-        Keyed { commands }
     }
 
     /// What this command of the stream can touch.
@@ -63,7 +55,7 @@ impl Keyed {
         if NOTHING.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes())) {
             return Effect::Nothing;
         }
-        match self.lookup(name, rest.first().copied()) {
+        match self.commands.get(name, rest.first().copied()) {
             Some(Kind::Writes) => Effect::Named,
             _ => Effect::Unclear,
         }
@@ -72,51 +64,27 @@ impl Keyed {
     /// Whether a client's command reads the keys that it names, and shows nothing else.
     pub fn reads_only_named(&self, head: &RequestHead) -> bool {
         let subcommand = (head.arg_count > 1).then(|| head.arg(1));
-        self.lookup(head.name(), subcommand) == Some(Kind::Reads)
-    }
-
-    fn lookup(&self, name: &[u8], subcommand: Option<&[u8]>) -> Option<Kind> {
-        let mut to = [0; 64];
-        let whole = to.get_mut(..name.len())?;
-        whole.copy_from_slice(name);
-        whole.make_ascii_lowercase();
-        if let Some(kind) = self.commands.get(&*whole) {
-            return Some(*kind);
-        }
-        let subcommand = subcommand?;
-        let whole = to.get_mut(..name.len() + 1 + subcommand.len())?;
-        whole[name.len()] = b'|';
-        whole[name.len() + 1..].copy_from_slice(subcommand);
-        whole.make_ascii_lowercase();
-        self.commands.get(&*whole).copied()
+        self.commands.get(head.name(), subcommand) == Some(Kind::Reads)
     }
 }
 
-/// A command's name, and what it does with the keys that it names; `None` if it may touch others, or names none.
-fn kind_of(command: &Value) -> Option<(Box<[u8]>, Kind)> {
+/// What a command does with the keys that it names; `None` if it may touch others, or names none.
+fn kind_of(command: &Command<'_>) -> Option<Kind> {
     /// Its keys can't be told from its arguments by position, so there may be some beside them.
     const MORE_THAN_NAMED: &[&str] = &["movablekeys", "module", "blocking", "may_replicate"];
-    let fields = command.as_array()?;
-    let name = fields.first()?.as_str()?.to_ascii_lowercase();
-    let flags = fields.get(2)?.as_array()?;
-    let has = |flag: &str| flags.iter().filter_map(Value::as_str).any(|f| f == flag);
-    let names_keys = matches!(fields.get(3)?, Value::Int(first) if *first > 0);
-    let specs = fields.get(8).and_then(Value::as_array).unwrap_or_default();
-    if !names_keys || has("module") || specs.iter().any(says_less_than_all) {
-        return None;
-    }
-    let kind = if has("write") {
+    let specifications = command.key_specifications();
+    let unclear = command.has_any(&["module"]) || specifications.iter().any(says_less_than_all);
+    if !command.names_keys() || unclear {
+        None
+    } else if command.has_any(&["write"]) {
         // All of their arguments count, wherever the keys are.
-        Kind::Writes
-    } else if has("readonly")
-        && !MORE_THAN_NAMED.iter().any(|flag| has(flag))
-        && !NOT_ONLY_THEIR_KEYS.contains(&name.as_str())
-    {
-        Kind::Reads
+        Some(Kind::Writes)
     } else {
-        return None;
-    };
-    Some((name.into_bytes().into(), kind))
+        let reads = command.has_any(&["readonly"])
+            && !command.has_any(MORE_THAN_NAMED)
+            && !NOT_ONLY_THEIR_KEYS.contains(&&*command.name);
+        reads.then_some(Kind::Reads)
+    }
 }
 
 /// Whether a key specification tells of something that is no key, or not of all keys.

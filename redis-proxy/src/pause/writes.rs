@@ -1,5 +1,6 @@
 //! Which commands write, or may: what `CLIENT PAUSE … WRITE` keeps back.
 
+use crate::commands::commands;
 use redoubt_resp::reply::Value;
 use redoubt_resp::request::RequestHead;
 use std::collections::BTreeSet;
@@ -19,11 +20,8 @@ impl Writes {
     /// From the answer to `COMMAND`.
     pub fn of(answer: &Value) -> Self {
         let mut names: BTreeSet<Box<[u8]>> = ALSO.iter().map(|name| name.as_bytes().into()).collect();
-        let commands = answer.as_array().unwrap_or_default();
-        let subcommands = commands.iter().filter_map(|c| c.as_array()?.get(9)?.as_array());
-        for command in commands.iter().chain(subcommands.flatten()) {
-            names.extend(written(command));
-        }
+        let writing = commands(answer).filter(|command| command.has_any(&["write"]));
+        names.extend(writing.map(|command| command.name.into_bytes().into()));
         Writes { names }
     }
 
@@ -37,13 +35,4 @@ impl Writes {
         name.extend(head.arg(1).to_ascii_lowercase());
         self.names.contains(name.as_slice())
     }
-}
-
-/// The name of a command that writes.
-fn written(command: &Value) -> Option<Box<[u8]>> {
-    let fields = command.as_array()?;
-    let flags = fields.get(2)?.as_array()?;
-    let writes = flags.iter().any(|flag| flag.as_str() == Some("write"));
-    let name = fields.first()?.as_str()?.to_ascii_lowercase();
-    writes.then(|| name.into_bytes().into())
 }

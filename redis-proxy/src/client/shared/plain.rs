@@ -5,9 +5,9 @@
 //! not known to be plain is not. Must not know a connection.
 
 use crate::client::protocol::is_plain_name;
+use crate::commands::{ByName, Command};
 use redoubt_resp::reply::Value;
 use redoubt_resp::request::RequestHead;
-use std::collections::BTreeMap;
 
 /// Plain although their flags don't show it: they touch data, or nothing at all.
 const ALSO: &[&str] = &[
@@ -44,27 +44,17 @@ pub enum Fit {
 /// The server's commands.
 #[derive(Clone, Debug, Default)]
 pub struct Plain {
-    /// By name, in lower case, a subcommand behind `|`. A command that has subcommands is here only with them.
-    commands: BTreeMap<Box<[u8]>, Fit>,
+    /// A command that has subcommands is here only with them.
+    commands: ByName<Fit>,
 }
 
 impl Plain {
     /// From the answer to `COMMAND`. What can't be read of it is not plain.
     pub fn of(answer: &Value) -> Self {
-        let mut commands = BTreeMap::new();
-        for command in answer.as_array().unwrap_or_default() {
-            let subcommands = command
-                .as_array()
-                .and_then(|c| c.get(9))
-                .and_then(Value::as_array);
-            match subcommands {
-                Some(subcommands) if !subcommands.is_empty() => {
-                    commands.extend(subcommands.iter().filter_map(fit_of));
-                }
-                _ => commands.extend(fit_of(command)),
-            }
+        let fit = |command: &Command<'_>| (!command.has_subcommands()).then(|| fit_of(command));
+        Plain {
+            commands: ByName::of(answer, fit),
         }
-        Plain { commands }
     }
 
     /// Whether nothing is known to be plain.
@@ -74,20 +64,13 @@ impl Plain {
 
     /// Whether the server has this subcommand, given in lower case as `command|subcommand`.
     pub fn knows(&self, name: &str) -> bool {
-        self.commands.contains_key(name.as_bytes())
+        self.commands.has(name)
     }
 
     /// What this command asks of its connection.
     pub fn fit(&self, head: &RequestHead) -> Fit {
-        let mut name = [0; 64];
-        let plain = self.lookup(&mut name, head.name(), None);
-        let fit = match plain {
-            Some(fit) => fit,
-            None if head.arg_count > 1 => self
-                .lookup(&mut name, head.name(), Some(head.arg(1)))
-                .unwrap_or(Fit::Needs),
-            None => Fit::Needs,
-        };
+        let subcommand = (head.arg_count > 1).then(|| head.arg(1));
+        let fit = self.commands.get(head.name(), subcommand).unwrap_or(Fit::Needs);
         match fit {
             Fit::Names if !names_well(head) => Fit::Needs,
             // The connection is in database 0, and stays there.
@@ -96,35 +79,18 @@ impl Plain {
             fit => fit,
         }
     }
-
-    fn lookup(&self, to: &mut [u8; 64], name: &[u8], subcommand: Option<&[u8]>) -> Option<Fit> {
-        let len = name.len() + subcommand.map_or(0, |s| 1 + s.len());
-        let to = to.get_mut(..len)?;
-        to[..name.len()].copy_from_slice(name);
-        if let Some(subcommand) = subcommand {
-            to[name.len()] = b'|';
-            to[name.len() + 1..].copy_from_slice(subcommand);
-        }
-        to.make_ascii_lowercase();
-        self.commands.get(&*to).copied()
-    }
 }
 
-fn fit_of(command: &Value) -> Option<(Box<[u8]>, Fit)> {
-    let fields = command.as_array()?;
-    let name = fields.first()?.as_str()?.to_ascii_lowercase();
-    let flags = fields.get(2)?.as_array()?;
-    let has = |any: &[&str]| flags.iter().filter_map(Value::as_str).any(|f| any.contains(&f));
-    let fit = match name.as_str() {
+fn fit_of(command: &Command<'_>) -> Fit {
+    match &*command.name {
         "client|setname" | "client|setinfo" => Fit::Names,
         "quit" => Fit::Quits,
         // Newer servers block the connection until the keys are gone.
         "flushall" | "flushdb" | "sflush" => Fit::Needs,
         name if ALSO.contains(&name) => Fit::Plain,
-        _ if has(TOUCHES) && !has(UNFIT) => Fit::Plain,
+        _ if command.has_any(TOUCHES) && !command.has_any(UNFIT) => Fit::Plain,
         _ => Fit::Needs,
-    };
-    Some((name.into_bytes().into(), fit))
+    }
 }
 
 /// Whether a `CLIENT SETNAME` or `SETINFO` is one that every server takes: what one would refuse, it is to refuse itself.

@@ -9,9 +9,9 @@
 mod standby;
 
 use redoubt_env::Env;
-use redoubt_tests::{DevCluster, Options, assert_catches, connect, eventually};
+use redoubt_tests::{Options, assert_catches, connect, eventually};
 use redoubt_types::HolderId;
-use standby::Standby;
+use standby::{Standby, unserved};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -74,13 +74,11 @@ async fn pipeline(port: u16, key: usize, acked: Arc<AtomicUsize>) -> usize {
 }
 
 async fn stopped_under_load(shared: bool) {
-    let cluster = DevCluster::start(Options {
-        replicas: 0,
+    let cluster = unserved(Options {
         restart: "never",
         ..Options::default()
     })
     .await;
-    cluster.dev("stop", "proxy-1").await;
     let shared = format!("--shared-upstream={shared}");
     let proxy = Standby::start_with(&cluster, cluster.port("master-1"), None, &[&shared]).await;
     let acked = Arc::new(AtomicUsize::new(0));

@@ -9,26 +9,16 @@
 #[allow(dead_code, reason = "not all helpers are needed here")]
 mod standby;
 
-use redoubt_tests::{DevCluster, Options, Raw, Server, eventually, wait_equal};
-use standby::Standby;
+use redoubt_tests::{Options, Raw, Server, eventually, wait_equal};
+use standby::{Standby, unserved};
 use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn journal() -> DevCluster {
-    let cluster = DevCluster::start(Options {
-        replicas: 0,
-        ..Options::default()
-    })
-    .await;
-    cluster.dev("stop", "proxy-1").await;
-    cluster
-}
-
 #[tokio::test]
 async fn a_server_behind_a_socket_in_the_file_system_is_served() {
-    let cluster = journal().await;
+    let cluster = unserved(Options::default()).await;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let socket = dir.path().join("redis.sock").to_string_lossy().into_owned();
     let replay = cluster.port("replay-1").to_string();
@@ -89,7 +79,7 @@ async fn a_server_behind_a_socket_in_the_file_system_is_served() {
 
 #[tokio::test]
 async fn behind_a_load_balancer_each_connection_begins_with_its_header() {
-    let cluster = journal().await;
+    let cluster = unserved(Options::default()).await;
     let upstream = format!("127.0.0.1:{}", cluster.port("master-1"));
     let proxy = Standby::start_before(&cluster, &upstream, None, &["--proxy-protocol"]).await;
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x07\x0a\0\0\x01\x1f\x90\x1b\x58";

@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
     DevCluster, Options, Raw, Server, assert_catches, eventually, stock, try_connect_as, wait_equal,
 };
-use standby::Standby;
+use standby::{Standby, unserved};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,17 +79,6 @@ impl Cell {
     }
 }
 
-/// A journal with a replay and nobody who serves.
-async fn journal() -> DevCluster {
-    let cluster = DevCluster::start(Options {
-        replicas: 0,
-        ..Options::default()
-    })
-    .await;
-    cluster.dev("stop", "proxy-1").await;
-    cluster
-}
-
 async fn write(client: &mut MultiplexedConnection, key: &str, count: usize) {
     for _ in 0..count {
         redis::cmd("INCR")
@@ -106,7 +95,7 @@ async fn value(client: &mut MultiplexedConnection, key: &str) -> usize {
 
 #[tokio::test]
 async fn cells_whose_servers_have_passwords_serve_and_fail_over() {
-    let cluster = journal().await;
+    let cluster = unserved(Options::default()).await;
     let plain = Path::new("redis-server");
     let first = Cell::start(&cluster, plain, OWN_PASSWORD, &[]).await;
     let mut client = first.client().await;
@@ -246,7 +235,7 @@ async fn nobody_gets_in(cell: &Cell) {
 }
 
 async fn on_servers(programs: &[PathBuf]) {
-    let cluster = journal().await;
+    let cluster = unserved(Options::default()).await;
     let mut written = 0;
     for (nth, program) in programs.iter().enumerate() {
         // Both ways in turn.
@@ -291,7 +280,7 @@ fn catches_a_client_that_is_left_with_the_proxys_login() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_with_what_to_do() {
-    let cluster = journal().await;
+    let cluster = unserved(Options::default()).await;
     let cell = Cell::start(&cluster, Path::new("redis-server"), "wrong", &[]).await;
     cell.proxy
         .says("does not let the proxy in: WRONGPASS", "panicked")

@@ -14,7 +14,7 @@ use redoubt_env::net::Net;
 use redoubt_env::net::tls::{ClientFiles, Identity, TlsNet};
 use redoubt_tests::{DevCluster, Options, Server, eventually, free_base, wait_equal};
 use rustix::process::Signal;
-use standby::Standby;
+use standby::{Standby, unserved};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,12 +97,7 @@ struct Cell {
 
 impl Cell {
     async fn start(further: &[&str]) -> Cell {
-        let cluster = DevCluster::start(Options {
-            replicas: 0,
-            ..Options::default()
-        })
-        .await;
-        cluster.dev("stop", "proxy-1").await;
+        let cluster = unserved(Options::default()).await;
         let dir = tempfile::tempdir().expect("a temporary directory");
         let authority = Authority::new(dir.path(), "first");
         let (server_cert, server_key) = authority.sign("server");

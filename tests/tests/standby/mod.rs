@@ -5,7 +5,7 @@
     reason = "part of a test binary; what fails here fails a test"
 )]
 
-use redoubt_tests::{DevCluster, Program, eventually, try_connect};
+use redoubt_tests::{DevCluster, Options, Program, eventually, try_connect};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +13,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// A journal with a replay, and nobody who serves; no replicas, whatever the options say.
+pub async fn unserved(options: Options) -> DevCluster {
+    let options = Options {
+        replicas: 0,
+        ..options
+    };
+    let cluster = DevCluster::start(options).await;
+    cluster.dev("stop", "proxy-1").await;
+    cluster
+}
 
 /// A `redoubt-proxy` in front of a server of the test's own.
 pub struct Standby {

@@ -9,7 +9,7 @@ NIGHTLY_CASES ?= 100000
 FUZZ_SECONDS ?= 60
 # How many random commands `make compare` sends.
 COMPARE_COMMANDS ?= 1000000
-# How many reads each half of `make hunt` sees answered.
+# How many reads each of the three parts of `make hunt` sees answered.
 HUNT_READS ?= 10000000
 FUZZ_TARGETS := record values directory request pass reply stream psync
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -62,17 +62,18 @@ test: servers versions clients
 nightly:
 	PROPTEST_CASES=$(NIGHTLY_CASES) $(CARGO) test -p redoubt-journal --lib --features redoubt-journal/planted-bugs -- segment::tests raft::checkpoint
 
-# By cargo's own runner, for the same reason. The table of what was compared is at the end of what it prints.
+# By cargo's own runner, for the same reason, over the programs that people run. The table of what was compared is at the end of
+# what it prints.
 compare: servers
-	$(CARGO) build --workspace --bins $(PLANTED)
-	REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0 COMPARE_COMMANDS=$(COMPARE_COMMANDS) \
+	$(CARGO) build --release --workspace
+	REDOUBT_BIN_DIR="$(abspath $(TARGET))/release" RUST_BACKTRACE=0 COMPARE_COMMANDS=$(COMPARE_COMMANDS) \
 		$(CARGO) test --workspace $(PLANTED) --test same_as_redis -- --exact --nocapture a_random_program_is_answered_as_by_a_plain_server
 
-# By cargo's own runner, for the same reason: first with clients that have their own connections to the server, then with those that
-# share them.
+# By cargo's own runner, for the same reason, over the programs that people run: clients that have their own connections to the
+# server, those that share them, and those of them whose reads are clean.
 hunt: servers
-	$(CARGO) build --workspace --bins $(PLANTED)
-	REDOUBT_BIN_DIR="$(abspath $(TARGET))/debug" RUST_BACKTRACE=0 HUNT_READS=$(HUNT_READS) \
+	$(CARGO) build --release --workspace
+	REDOUBT_BIN_DIR="$(abspath $(TARGET))/release" RUST_BACKTRACE=0 HUNT_READS=$(HUNT_READS) \
 		$(CARGO) test --workspace $(PLANTED) --test dirty_read -- --nocapture --test-threads=1 ever_sees_what_the_journal_does_not_hold
 
 # Each target for FUZZ_SECONDS. What fails is kept in fuzz/artifacts, what reaches further in fuzz/corpus. Without a sanitizer, as

@@ -5,8 +5,9 @@
 use super::super::flights::Slot;
 use super::super::guest::Then;
 use super::{Worker, changed};
+use crate::client::Arrival;
 use crate::client::connection::linger;
-use crate::client::{Arrival, Moved, Moving, serve_own};
+use crate::client::own::{Moved, Moving, serve_own};
 use crate::hold::ReadKeys;
 use redoubt_types::limits::UPSTREAM_RETRY_PAUSE;
 use std::pin::Pin;

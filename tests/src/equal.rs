@@ -1,8 +1,8 @@
 //! Whether two servers hold the same: the digest, and what it does not cover.
 //!
 //! `DEBUG DIGEST` is equal although times to live, consumer groups with their pending lists, and functions
-//! differ. So equal is: the digest, and per key PEXPIRETIME and `XINFO STREAM … FULL`, and FUNCTION DUMP,
-//! asked after writes stopped, at one offset.
+//! differ. So equal is: the digest, and per key its own digest, PEXPIRETIME and `XINFO STREAM … FULL`, and FUNCTION
+//! DUMP, asked after writes stopped, at one offset.
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -14,8 +14,18 @@ use std::time::Duration;
 struct Picture {
     digest: String,
     functions: Value,
-    /// By database and key: when it expires, and a stream's groups.
-    keys: BTreeMap<(i64, Vec<u8>), (i64, Value)>,
+    keys: BTreeMap<(i64, Vec<u8>), Key>,
+}
+
+/// What is compared of one key, which [`Picture`] has by database and name.
+#[derive(Debug, PartialEq)]
+struct Key {
+    /// The digest of its value.
+    value: Value,
+    /// `PEXPIRETIME`.
+    expires: i64,
+    /// A stream's groups.
+    stream: Value,
 }
 
 async fn picture(conn: &mut MultiplexedConnection) -> redis::RedisResult<Picture> {
@@ -34,9 +44,10 @@ async fn picture(conn: &mut MultiplexedConnection) -> redis::RedisResult<Picture
             let mut ask = redis::pipe();
             for name in chunk {
                 ask.cmd("PEXPIRETIME").arg(name).cmd("TYPE").arg(name);
+                ask.cmd("DEBUG").arg("DIGEST-VALUE").arg(name);
             }
             let answers: Vec<Value> = ask.query_async(conn).await?;
-            for (name, answer) in chunk.iter().zip(answers.chunks(2)) {
+            for (name, answer) in chunk.iter().zip(answers.chunks(3)) {
                 let expires: i64 = redis::from_redis_value(&answer[0])?;
                 let kind: String = redis::from_redis_value(&answer[1])?;
                 let stream = if kind == "stream" {
@@ -51,7 +62,12 @@ async fn picture(conn: &mut MultiplexedConnection) -> redis::RedisResult<Picture
                 } else {
                     Value::Nil
                 };
-                keys.insert((db, name.clone()), (expires, without_clocks(stream)));
+                let key = Key {
+                    value: answer[2].clone(),
+                    expires,
+                    stream: without_clocks(stream),
+                };
+                keys.insert((db, name.clone()), key);
             }
         }
     }
@@ -118,17 +134,21 @@ pub async fn differences_but_in_time(
     const APART_MS_MAX: u64 = 120_000;
     let libraries = (libraries(a).await?, libraries(b).await?);
     let (mut a, mut b) = (picture(a).await?, picture(b).await?);
+    // It covers keys whose time is over until they are deleted, which each server does when it comes to it. Those that are there
+    // have their own.
+    b.digest.clone_from(&a.digest);
     // Several libraries are dumped in the order of a hash table.
     if libraries.0 == libraries.1 {
         b.functions = a.functions.clone();
     }
-    for (key, (expires, stream)) in &mut a.keys {
-        if let Some((other, of_other)) = b.keys.get_mut(key) {
-            if *expires > 0 && *other > 0 && expires.abs_diff(*other) < APART_MS_MAX {
-                *other = *expires;
+    for (name, key) in &mut a.keys {
+        if let Some(other) = b.keys.get_mut(name) {
+            let both = key.expires > 0 && other.expires > 0;
+            if both && key.expires.abs_diff(other.expires) < APART_MS_MAX {
+                other.expires = key.expires;
             }
-            without_times(stream);
-            without_times(of_other);
+            without_times(&mut key.stream);
+            without_times(&mut other.stream);
         }
     }
     Ok(apart(&a, &b))

@@ -14,6 +14,7 @@ use compare::generate::{Generator, Step};
 use compare::table::Covered;
 use compare::values::{LIBRARIES, SCRIPTS};
 use compare::{grammar, rules};
+use redis::aio::MultiplexedConnection;
 use redoubt_tests::{DevCluster, Options, Server, assert_catches, connect, differences_but_in_time};
 use std::time::{Instant, SystemTime};
 
@@ -156,6 +157,28 @@ async fn a_random_program_is_answered_as_by_a_plain_server() {
     );
     drop(both);
     cluster.down().await;
+}
+
+/// What the comparison of data rests on: a key whose time is over is no difference however long its server keeps it, and a value is.
+#[tokio::test]
+async fn a_key_that_is_over_is_no_difference_and_a_value_is() {
+    let (one, other) = (Server::start(&[]).await, Server::start(&[]).await);
+    let (mut one, mut other) = (one.connect().await, other.connect().await);
+    let set = async |conn: &mut MultiplexedConnection, words: &[&str]| {
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query_async::<()>(conn)
+            .await
+            .unwrap();
+    };
+    set(&mut one, &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).await;
+    set(&mut one, &["SET", "over", "v", "EXAT", "1"]).await;
+    let apart = differences_but_in_time(&mut one, &mut other).await.unwrap();
+    assert!(apart.is_empty(), "{apart:?}");
+    set(&mut one, &["RPUSH", "list", "a", "b"]).await;
+    set(&mut other, &["RPUSH", "list", "b", "a"]).await;
+    let apart = differences_but_in_time(&mut one, &mut other).await.unwrap();
+    assert_eq!(apart.len(), 1, "{apart:?}");
 }
 
 #[test]

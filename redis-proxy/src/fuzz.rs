@@ -12,6 +12,17 @@ use bytes::BytesMut;
 use redoubt_resp::request::{RequestEvent, RequestHead, RequestScanner};
 use redoubt_resp::stream::encode_command;
 use redoubt_types::limits::REQUEST_HOLD_BYTES_MAX;
+use target::Target;
+
+#[path = "../../fuzz/target.rs"]
+pub mod target;
+
+/// All of them.
+pub const TARGETS: [Target; 1] = [Target {
+    name: "pass",
+    run: pass,
+    seeds,
+}];
 
 /// What markers of the target begin with.
 const PREFIX: &str = "FZ-";
@@ -203,25 +214,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
-
-    /// Set to write the corpus anew.
-    const WRITE: &str = "REDOUBT_WRITE_SEEDS";
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the corpus lies beside the sources")]
     fn the_seed_corpus_is_there_and_passes() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/pass");
-        for (n, seed) in seeds().into_iter().enumerate() {
-            pass(&seed);
-            let path = dir.join(format!("seed-{n}"));
-            if std::env::var_os(WRITE).is_some() {
-                std::fs::create_dir_all(&dir).unwrap();
-                std::fs::write(&path, &seed).unwrap();
-            }
-            let kept = std::fs::read(&path).unwrap_or_default();
-            assert!(kept == seed, "{}: run this test with {WRITE}=1", path.display());
-        }
+        target::take_seeds(&TARGETS);
     }
 
     proptest! {

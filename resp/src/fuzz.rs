@@ -8,16 +8,10 @@ mod psync;
 mod reply;
 mod request;
 mod stream;
+#[path = "../../fuzz/target.rs"]
+pub mod target;
 
-/// A target: its name, what it does with an input, and inputs to begin with.
-pub struct Target {
-    /// As in `fuzz/fuzz_targets`.
-    pub name: &'static str,
-    /// Runs it.
-    pub run: fn(&[u8]),
-    /// Inputs that reach far.
-    pub seeds: fn() -> Vec<Vec<u8>>,
-}
+use target::Target;
 
 /// All of them.
 pub const TARGETS: [Target; 4] = [
@@ -48,11 +42,7 @@ pub const TARGETS: [Target; 4] = [
 /// # Panics
 /// When there is none of that name, or it finds a fault.
 pub fn run(name: &str, bytes: &[u8]) {
-    let target = TARGETS.iter().find(|t| t.name == name);
-    match target {
-        Some(target) => (target.run)(bytes),
-        None => panic!("there is no target {name}"),
-    }
+    target::run(&TARGETS, name, bytes);
 }
 
 /// Bytes of an input that say how the others are cut.
@@ -127,29 +117,10 @@ fn plain_number(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
-
-    /// Set to write the corpus anew.
-    const WRITE: &str = "REDOUBT_WRITE_SEEDS";
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the corpus lies beside the sources")]
     fn the_seed_corpus_is_there_and_every_target_takes_it() {
-        for target in TARGETS {
-            let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("../fuzz/corpus")
-                .join(target.name);
-            for (n, seed) in (target.seeds)().into_iter().enumerate() {
-                (target.run)(&seed);
-                let path = dir.join(format!("seed-{n}"));
-                if std::env::var_os(WRITE).is_some() {
-                    std::fs::create_dir_all(&dir).unwrap();
-                    std::fs::write(&path, &seed).unwrap();
-                }
-                let kept = std::fs::read(&path).unwrap_or_default();
-                assert!(kept == seed, "{}: run this test with {WRITE}=1", path.display());
-            }
-        }
+        target::take_seeds(&TARGETS);
     }
 
     #[test]

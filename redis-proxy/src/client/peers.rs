@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How many ids of connections that are gone are known at most.
+const GONE_MAX: usize = 16 * 1024;
+
 /// Ids and addresses of all connections that serve a client; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peers {
@@ -18,6 +21,8 @@ pub struct Peers {
 struct Shared {
     /// Ids, and addresses where they are a connection's own.
     members: BTreeMap<u64, Option<String>>,
+    /// Ids of those that were here; a server gives none twice.
+    gone: BTreeSet<u64>,
     guarded: BTreeSet<Vec<u8>>,
 }
 
@@ -59,10 +64,13 @@ impl Peers {
         }
     }
 
-    /// Whether `arg` is the id of a client's connection.
+    /// Whether `arg` is the id of a client's connection, or was: then the server has nobody of that id, and says so.
     pub fn has_id(&self, arg: &[u8]) -> bool {
         let id = std::str::from_utf8(arg).ok().and_then(|text| text.parse().ok());
-        id.is_some_and(|id| self.lock().members.contains_key(&id))
+        id.is_some_and(|id| {
+            let shared = self.lock();
+            shared.members.contains_key(&id) || shared.gone.contains(&id)
+        })
     }
 
     /// Whether `arg` is the address of a client's connection.
@@ -94,13 +102,30 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.peers.lock().members.remove(&self.id);
+        let mut shared = self.peers.lock();
+        shared.members.remove(&self.id);
+        shared.gone.insert(self.id);
+        if shared.gone.len() > GONE_MAX {
+            // The oldest: ids grow.
+            shared.gone.pop_first();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_stays_its_clients_and_an_address_does_not() {
+        let peers = Peers::default();
+        drop(peers.join(7, "127.0.0.1:5000".to_owned()));
+        assert!(peers.has_id(b"7") && !peers.has_id(b"8") && !peers.has_addr(b"127.0.0.1:5000"));
+        for id in 0..=GONE_MAX as u64 {
+            drop(peers.join(100 + id, String::new()));
+        }
+        assert!(!peers.has_id(b"7") && !peers.has_id(b"100") && peers.has_id(b"101"));
+    }
 
     #[test]
     fn an_address_that_is_not_a_connections_own_names_nobody() {

@@ -105,6 +105,11 @@ async fn h11_a_client_may_end_clients_and_nothing_else() {
     other.send(format!("CLIENT KILL ID {id}\r\n")).await;
     other.expect(":1\r\n").await;
     client.expect_end().await;
+    // It is nobody's any more, and was nobody's but a client's.
+    for of_the_gone in ["KILL ID", "UNBLOCK"] {
+        other.send(format!("CLIENT {of_the_gone} {id}\r\n")).await;
+        other.expect(":0\r\n").await;
+    }
     other.send("CLIENT KILL TYPE pubsub\r\n").await;
     other.expect(":1\r\n").await;
     third.expect_end().await;

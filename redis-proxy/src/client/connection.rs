@@ -21,9 +21,7 @@ use bytes::{Buf, BytesMut};
 use redoubt_env::net::Conn;
 use redoubt_env::{Env, planted};
 use redoubt_types::BootTime;
-use redoubt_types::limits::{
-    CLIENT_LINGER, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN, CLIENT_ROUNDS_MAX,
-};
+use redoubt_types::limits::{CLIENT_LINGER, CLIENT_READ_BYTES_MAX, CLIENT_READ_BYTES_MIN, CLIENT_ROUNDS_MAX};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};

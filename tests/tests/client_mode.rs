@@ -8,7 +8,7 @@
 
 mod feed;
 
-use feed::{Dice, Feed, KEY, let_short_times_end, write};
+use feed::{Dice, Feed, KEY, field_times, let_short_times_end, write};
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
     DevCluster, Options, Server, assert_catches, connect, eventually, run, stock, write_all_types,
@@ -50,39 +50,104 @@ async fn has(feed: &Feed, key: &str, value: &str) {
     .await;
 }
 
+/// Random commands from several clients.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<u64>>,
+}
+
+impl Writers {
+    fn start(cluster: &DevCluster, seed: u64, fields: bool) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = |n: u64| {
+            let (port, stop) = (cluster.port("proxy-1"), Arc::clone(&stop));
+            tokio::spawn(async move { write(connect(port).await, seed ^ (n << 32), fields, stop).await })
+        };
+        let tasks = (0..3).map(task).collect();
+        Writers { stop, tasks }
+    }
+
+    /// Returns how many commands they sent.
+    async fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut sent = 0;
+        for task in self.tasks {
+            sent += task.await.unwrap();
+        }
+        sent
+    }
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Given by CLIENT_MODE_SEED, or another one each time.
+fn seed() -> u64 {
+    let seed = number_of("CLIENT_MODE_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("CLIENT_MODE_SEED={seed}");
+    seed
+}
+
+/// The different offsets at which replays with this log began.
+fn beginnings(log: &str) -> usize {
+    let begun = log.lines().filter(|line| line.contains("following into it"));
+    let offsets = begun.filter_map(|line| line.split_once("offset=").map(|(_, n)| n.to_owned()));
+    offsets.collect::<std::collections::BTreeSet<_>>().len()
+}
+
 #[tokio::test]
 async fn a_target_equals_the_master_however_often_replay_is_killed() {
-    let from_env = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let kills = from_env("CLIENT_MODE_KILLS").unwrap_or(KILLS);
-    let seed = from_env("CLIENT_MODE_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    println!("seed {seed}, {kills} kills");
+    let kills = number_of("CLIENT_MODE_KILLS").unwrap_or(KILLS);
+    let seed = seed();
     let mut cluster = cluster().await;
     let feed = Feed::new(&cluster, Server::start(&[]).await);
     let mut client = connect(cluster.port("proxy-1")).await;
     write_all_types(&mut client).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..3u64)
-        .map(|n| {
-            let (port, stop) = (cluster.port("proxy-1"), Arc::clone(&stop));
-            tokio::spawn(async move { write(connect(port).await, seed ^ (n << 32), stop).await })
-        })
-        .collect();
+    let writers = Writers::start(&cluster, seed, false);
     let mut dice = Dice(seed);
+    let mut log = String::new();
     for _ in 0..kills {
         let replay = feed.start(&[]);
         tokio::time::sleep(Duration::from_millis(60 + dice.below(400))).await;
+        log = replay.log();
         replay.kill().await;
     }
-    stop.store(true, Ordering::Relaxed);
-    let mut sent = 0;
-    for writer in writers {
-        sent += writer.await.unwrap();
-    }
+    let sent = writers.stop().await;
     let_short_times_end(&mut client).await;
-    let mut target = feed.server.connect().await;
-    let position = get(&mut target, KEY).await;
-    println!("{sent} commands, stands at {position:?} after the kills");
+    let begun = beginnings(&log);
+    println!("{sent} commands, {kills} kills, {begun} different offsets to go on from");
     feed.assert_equal_at_the_end(&cluster).await;
+    assert!(
+        begun as u64 > kills / 3,
+        "most kills were before anything was applied: {begun}"
+    );
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_target_equals_the_master_however_often_the_connection_breaks() {
+    let seed = seed();
+    let mut cluster = cluster().await;
+    let feed = Feed::new(&cluster, Server::start(&[]).await);
+    let mut client = connect(cluster.port("proxy-1")).await;
+    let writers = Writers::start(&cluster, seed, false);
+    let replay = feed.start(&[]);
+    let (mut target, mut dice) = (feed.server.connect().await, Dice(seed));
+    for _ in 0..KILLS {
+        tokio::time::sleep(Duration::from_millis(600 + dice.below(200))).await;
+        let kill = redis::cmd("CLIENT")
+            .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+            .to_owned();
+        let _: i64 = kill.query_async(&mut target).await.unwrap();
+    }
+    let sent = writers.stop().await;
+    let_short_times_end(&mut client).await;
+    let begun = beginnings(&replay.log());
+    println!("{sent} commands, {begun} different offsets to go on from");
+    assert_eq!(replay.stop().await.code(), Some(0));
+    feed.assert_equal_at_the_end(&cluster).await;
+    assert!(begun as u64 > KILLS / 2, "{begun}");
     cluster.down().await;
 }
 
@@ -131,6 +196,12 @@ fn catches_h20_expiries_that_are_not_deferred() {
     );
 }
 
+async fn field_a(feed: &Feed) -> Option<u64> {
+    let mut get = redis::cmd("HGET");
+    let get = get.arg(&["h", "a"]);
+    get.query_async(&mut feed.server.connect().await).await.unwrap()
+}
+
 #[tokio::test]
 async fn h20_fields_of_hashes_are_deferred_as_keys_are() {
     for name in ["redis-8.2.3", "valkey-9.1.2"] {
@@ -152,28 +223,37 @@ async fn h20_fields_of_hashes_are_deferred_as_keys_are() {
         let feed = Feed::new(&cluster, Server::start_debuggable(&program, &[]).await);
         let (content, log) = feed.run(&["--until-tail"]).await;
         assert!(content, "{name}: {log}");
-        let times = |mut conn: MultiplexedConnection| async move {
-            let mut ask = redis::cmd("HPEXPIRETIME");
-            ask.arg(&["h", "FIELDS", "5", "a", "b", "c", "d", "e"]);
-            ask.query_async::<Vec<i64>>(&mut conn).await.unwrap()
-        };
-        let a: Option<u64> = redis::cmd("HGET")
-            .arg(&["h", "a"])
-            .query_async(&mut feed.server.connect().await)
-            .await
-            .unwrap();
-        assert_eq!(a, Some(6), "{name}");
+        assert_eq!(field_a(&feed).await, Some(6), "{name}");
+        // The same with random commands, applied while they are written and later.
+        let writers = Writers::start(&cluster, seed(), true);
+        for _ in 0..5 {
+            let replay = feed.start(&[]);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            replay.kill().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        println!("{name}: {} commands", writers.stop().await);
+        run(
+            &mut client,
+            "DEL h|HSET h a 1 b 2 c 3 d 4|HPEXPIRE h 300 FIELDS 2 a b|HPEXPIRE h 5000000 FIELDS 1 a|\
+            HEXPIRE h 4000 FIELDS 1 c|HSETEX h EX 6000 FIELDS 1 e 5|HGETEX h EX 7000 FIELDS 1 d",
+        )
+        .await;
+        let_short_times_end(&mut client).await;
         feed.assert_equal_at_the_end(&cluster).await;
-        let (of_master, of_target) = (
-            times(connect(cluster.port("master-1")).await).await,
-            times(feed.server.connect().await).await,
-        );
+        let of_master = field_times(&mut connect(cluster.port("master-1")).await).await;
+        let of_target = field_times(&mut feed.server.connect().await).await;
         assert_eq!(of_master, of_target, "{name}");
-        assert_eq!(of_target[1], -2, "{name}: b has ended");
-        assert!(
-            of_target.iter().filter(|t| **t > 0).count() == 4,
-            "{name}: {of_target:?}"
+        let h = of_target
+            .iter()
+            .find(|(db, key, _)| *db == 0 && key == "h")
+            .unwrap();
+        assert_eq!(
+            h.2.iter().filter(|(_, time)| *time > 0).count(),
+            4,
+            "{name}: {h:?}"
         );
+        println!("{name}: {} hashes", of_target.len());
         cluster.down().await;
     }
 }
@@ -238,6 +318,31 @@ async fn a_target_on_which_an_effect_fails_is_never_followed_into_again() {
     let (content, log) = feed.run(&["--until-tail"]).await;
     assert!(!content);
     assert!(log.contains("is not equal to the journal"), "{log}");
+    cluster.down().await;
+}
+
+#[tokio::test]
+async fn a_database_that_the_target_lacks_is_noticed_before_anything_is_written() {
+    let mut cluster = cluster().await;
+    let mut client = connect(cluster.port("proxy-1")).await;
+    let feed = Feed::new(&cluster, Server::start(&["--databases", "4"]).await);
+    run(&mut client, "SELECT 3|SET k v").await;
+    let (content, log) = feed.run(&["--until-tail"]).await;
+    assert!(content, "{log}");
+    run(&mut client, "SELECT 5|SET wrong 1").await;
+    let (content, log) = feed.run(&["--until-tail"]).await;
+    assert!(
+        !content && log.contains("SELECT 5") && log.contains("out of range"),
+        "{log}"
+    );
+    let mut target = feed.server.connect().await;
+    for db in 0..4 {
+        run(&mut target, &format!("SELECT {db}")).await;
+        assert_eq!(get(&mut target, "wrong").await, None);
+    }
+    run(&mut target, "SELECT 0").await;
+    let position = get(&mut target, KEY).await.unwrap();
+    assert!(position.contains(" stage=following "), "{position}");
     cluster.down().await;
 }
 

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use redoubt_resp::reply::Value;
 use redoubt_resp::stream::encode_command;
 use redoubt_types::{Db, Offset, WallTime};
+use std::collections::BTreeSet;
 
 /// Commands of one transaction at most, if it has more than one group: a millisecond or two of a server's time.
 pub(super) const BATCH_COMMANDS_MAX: usize = 1000;
@@ -33,6 +34,8 @@ pub(super) struct Batch {
     queued: Vec<(String, Offset)>,
     /// Selected on the connection behind the last command.
     db: Db,
+    /// All that are selected in it.
+    selected: BTreeSet<Db>,
     end: Place,
     captured: WallTime,
     groups: usize,
@@ -45,6 +48,7 @@ impl Batch {
             bytes: BytesMut::new(),
             queued: Vec::new(),
             db: POSITION_DB,
+            selected: BTreeSet::new(),
             end: place,
             captured: WallTime::default(),
             groups: 0,
@@ -59,6 +63,12 @@ impl Batch {
     /// Commands so far.
     pub(super) fn commands(&self) -> usize {
         self.queued.len()
+    }
+
+    /// The databases that it selects. One that the server lacks would not stop the transaction, and what follows would be
+    /// executed in another one.
+    pub(super) fn selected(&self) -> &BTreeSet<Db> {
+        &self.selected
     }
 
     /// Where its last group ends.
@@ -109,6 +119,7 @@ impl Batch {
             encode_command(&[b"SELECT", db.to_string().as_bytes()], &mut self.bytes);
             self.queued.push((format!("SELECT {db}"), at));
             self.db = db;
+            self.selected.insert(db);
         }
     }
 

@@ -7,14 +7,15 @@ use super::pace::Pace;
 use super::position::{Place, Position, Stage, Unfollowable, resume};
 use super::progress::{Progress, tell};
 use super::target::{Target, TargetError};
-use super::translate::Translator;
+use super::translate::{POSITION_DB, Translator};
 use super::{SinkConfig, SinkError, refused};
 use crate::source::confirmed;
 use futures_util::FutureExt;
 use redoubt_client::{Client, ClientConfig, TailEvent, Tailer};
 use redoubt_env::net::Net;
 use redoubt_env::{Env, planted};
-use redoubt_types::Offset;
+use redoubt_types::{Db, Offset};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ struct Follower {
     wrote: bool,
     /// As it was found last.
     found: Option<Position>,
+    /// Databases that the target is known to have.
+    selectable: BTreeSet<Db>,
     /// Where a transaction was begun whose outcome is not known, and how often in a row.
     unknown: Option<(Offset, u32)>,
 }
@@ -108,6 +111,7 @@ pub async fn follow(config: SinkConfig, net: Arc<dyn Net>, env: Env) -> Result<O
         progress,
         wrote: false,
         found: None,
+        selectable: BTreeSet::from([POSITION_DB]),
         unknown: None,
     };
     follower.run().await
@@ -181,6 +185,7 @@ impl Follower {
             if batch.is_empty() {
                 return Err(Over::Done(place.offset));
             }
+            self.check_databases(&batch).await?;
             self.own.place = batch.end().clone();
             let value = self.own.to_string();
             if planted::on("position_apart_from_the_data") {
@@ -217,9 +222,32 @@ impl Follower {
         }
     }
 
+    /// Makes sure that the target has the databases that `batch` selects, over another connection: this one is in a transaction.
+    async fn check_databases(&mut self, batch: &Batch) -> Result<(), Over> {
+        let unknown: Vec<Db> = batch.selected().difference(&self.selectable).copied().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let opened = Target::open(&self.env, &self.net, &self.config.into).await;
+        let mut target = opened.map_err(|e| self.over(e))?;
+        for db in unknown {
+            let selected = target.call(&[b"SELECT", db.to_string().as_bytes()]).await;
+            selected.map_err(|e| self.over(e.about(&format!("SELECT {db}"))))?;
+            self.selectable.insert(db);
+        }
+        Ok(())
+    }
+
     /// Where the target is, whose position is watched from here on.
     async fn place(&mut self, target: &mut Target) -> Result<Place, Over> {
         let state = target.state().await.map_err(|e| self.over(e))?;
+        if state.evicts && self.found.is_none() {
+            tracing::warn!(
+                target = self.config.into.address(),
+                "it evicts keys when its memory is full, and would not be equal to the master then: maxmemory-policy \
+                 noeviction has it refuse instead"
+            );
+        }
         if state.is_cluster {
             return Err(self.unfit(Unfollowable::IsCluster));
         }

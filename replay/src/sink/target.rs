@@ -46,6 +46,19 @@ pub(super) enum TargetError {
     },
 }
 
+impl TargetError {
+    /// The same, of what `command` says.
+    pub(super) fn about(self, command: &str) -> Self {
+        match self {
+            TargetError::Refused { error, .. } => TargetError::Refused {
+                command: command.to_owned(),
+                error,
+            },
+            other => other,
+        }
+    }
+}
+
 /// What the server says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
@@ -53,6 +66,8 @@ pub(super) struct State {
     pub(super) keys: Vec<(Db, u64)>,
     pub(super) is_replica: bool,
     pub(super) is_cluster: bool,
+    /// It has a limit of memory, and drops keys at it.
+    pub(super) evicts: bool,
 }
 
 /// See the module's head.
@@ -105,6 +120,10 @@ impl Target {
             keys: keys.collect(),
             is_replica: info.get("role") == Some("slave"),
             is_cluster: info.get("cluster_enabled") == Some("1"),
+            evicts: info.get("maxmemory").is_some_and(|max| max != "0")
+                && info
+                    .get("maxmemory_policy")
+                    .is_some_and(|policy| policy != "noeviction"),
         })
     }
 

@@ -11,6 +11,8 @@ FUZZ_SECONDS ?= 60
 COMPARE_COMMANDS ?= 1000000
 # How many reads each of the three parts of `make hunt` sees answered.
 HUNT_READS ?= 10000000
+# How often `make client-mode` kills a replay in client mode.
+CLIENT_MODE_KILLS ?= 1000
 FUZZ_TARGETS := record values directory request pass reply stream psync
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the client libraries are that tests run against the proxy.
@@ -20,7 +22,7 @@ CLIENTS := $(TARGET)/clients
 PLANTED := --features redoubt-journal/planted-bugs,redoubt-client/planted-bugs,redoubt-proxy/planted-bugs,redoubt-replay/planted-bugs
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions clients compare hunt
+.PHONY: help up down test nightly lint bench bench-append bench-connections bench-open fuzz clean servers twemproxy cxx versions clients compare hunt client-mode
 
 help:
 	@echo 'make up     build, and run a whole cluster on this machine (Ctrl-C stops it; the data stays in $(DIR))'
@@ -32,6 +34,7 @@ help:
 	@echo 'make clients  install the client libraries that tests run against the proxy'
 	@echo 'make compare  $(COMPARE_COMMANDS) random commands to a plain Redis and through the proxy (COMPARE_COMMANDS=N, COMPARE_SEED=S)'
 	@echo 'make hunt   $(HUNT_READS) reads while everything is killed and stopped; none may see what is lost (HUNT_READS=N, HUNT_SEED=S)'
+	@echo 'make client-mode  $(CLIENT_MODE_KILLS) kills of a replay in client mode (CLIENT_MODE_KILLS=N, CLIENT_MODE_SEED=S)'
 	@echo 'make lint   check formatting, clippy, and that release builds have no planted bugs'
 	@echo 'make bench  compare with a stock Redis and with twemproxy on this machine: 20 minutes, and some 30 GB of disk in TMPDIR'
 	@echo 'make bench-append  compare the journal with a bare quorum append'
@@ -75,6 +78,13 @@ hunt: servers
 	$(CARGO) build --release --workspace
 	REDOUBT_BIN_DIR="$(abspath $(TARGET))/release" RUST_BACKTRACE=0 HUNT_READS=$(HUNT_READS) \
 		$(CARGO) test --workspace $(PLANTED) --test dirty_read -- --nocapture --test-threads=1 ever_sees_what_the_journal_does_not_hold
+
+# By cargo's own runner, and over the programs that people run, as above.
+client-mode: servers
+	$(CARGO) build --release --workspace
+	REDOUBT_BIN_DIR="$(abspath $(TARGET))/release" RUST_BACKTRACE=0 CLIENT_MODE_KILLS=$(CLIENT_MODE_KILLS) \
+		$(CARGO) test --workspace $(PLANTED) --test client_mode -- --exact --nocapture \
+		a_target_equals_the_master_however_often_replay_is_killed
 
 # Each target for FUZZ_SECONDS. What fails is kept in fuzz/artifacts, what reaches further in fuzz/corpus. Without a sanitizer, as
 # no crate of this project may hold unsafe code; the flags for coverage are not stable, hence the variable.

@@ -1,4 +1,5 @@
-//! Tails the journal, verifies it, and replays it in order into stock redis-servers, as their master.
+//! Tails the journal, verifies it, and replays it in order into stock redis-servers, as their master; or ([`sink`]), as an
+//! ordinary client, into a server that can't be told REPLICAOF.
 //!
 //! A stock server that is told `REPLICAOF` this program's address is fed the journal byte for byte, over the
 //! replication protocol that it speaks already. Journal offsets are replication offsets, so what a replica
@@ -9,13 +10,14 @@
 //! is ever added to a stream that has begun; no PSYNC is answered from one node's view alone; nothing here
 //! promotes anything but the target of a rebuild.
 //!
-//! In data-path order: `source` is the journal's side, `master` the replicas' side, and [`rebuild`] makes
-//! one empty server equal to the journal and lets it go.
+//! In data-path order: `source` is the journal's side, `master` the replicas' side, [`sink`] the side of a server that is written
+//! to by a client, and [`rebuild`] makes one empty server equal to the journal and lets it go.
 
 mod config;
 mod error;
 mod master;
 mod rebuild;
+pub mod sink;
 mod source;
 
 pub use config::Config;

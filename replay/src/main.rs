@@ -1,6 +1,9 @@
 //! The program `redoubt-replay`: flags, log and signals around [`redoubt_replay::run`].
 
+mod into;
+
 use clap::Parser;
+use into::Into;
 use redoubt_env::Env;
 use redoubt_replay::{Config, run};
 use redoubt_types::{ClusterId, JournalName};
@@ -9,7 +12,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Replays the journal into stock redis-servers, as their master.
+/// Replays the journal into stock redis-servers, as their master, or (--into) as an ordinary client.
 #[derive(Debug, Parser)]
 #[command(name = "redoubt-replay", version)]
 struct Flags {
@@ -17,7 +20,12 @@ struct Flags {
     #[arg(long, default_value = "127.0.0.1:7301")]
     listen: String,
     /// The journal's nodes, host:port each, separated by commas.
-    #[arg(long, env = "REDOUBT_ENDPOINTS", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        env = "REDOUBT_ENDPOINTS",
+        value_delimiter = ',',
+        required_unless_present = "let_go"
+    )]
     endpoints: Vec<String>,
     /// The name that `redoubt status` shows.
     #[arg(long, default_value = "replay-1")]
@@ -28,6 +36,8 @@ struct Flags {
     /// The cluster that the nodes must belong to, 32 hexadecimal digits; whichever it is by default.
     #[arg(long)]
     cluster: Option<ClusterId>,
+    #[command(flatten)]
+    into: Into,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +68,17 @@ fn main() -> ExitCode {
 async fn until_signal(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        biased;
+        _ = term.recv() => tracing::info!("stopping at SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping at SIGINT"),
+        ended = work(flags, Env::real()) => ended?,
+    }
+    Ok(())
+}
+
+/// What the flags ask for.
+async fn work(flags: Flags, env: Env) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         listen: flags.listen,
         endpoints: flags.endpoints,
@@ -65,11 +86,8 @@ async fn until_signal(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
         cluster: flags.cluster,
         name: flags.name,
     };
-    tokio::select! {
-        biased;
-        _ = term.recv() => tracing::info!("stopping at SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping at SIGINT"),
-        ended = run(config, Env::real()) => ended?,
+    match flags.into.target() {
+        Some(target) => flags.into.run(target, config, env).await,
+        None => Ok(run(config, env).await?),
     }
-    Ok(())
 }

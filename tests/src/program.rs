@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::process::{Child, Command};
 
 /// Where the binaries are: `REDOUBT_BIN_DIR`, or beside this test's own.
@@ -91,6 +92,16 @@ impl Program {
     /// `kill -9`, and waits for the end.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the program can be killed");
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// When it has not `within`.
+    pub async fn ends(mut self, within: Duration) -> std::process::ExitStatus {
+        let ended = tokio::time::timeout(within, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the program goes on after {within:?}"));
+        ended.expect("the program ends")
     }
 
     /// What it and those before it with the same log have said.

@@ -27,9 +27,10 @@ struct Flags {
         required_unless_present = "let_go"
     )]
     endpoints: Vec<String>,
-    /// The name that `redoubt status` shows.
-    #[arg(long, default_value = "replay-1")]
-    name: String,
+    /// The name that `redoubt status` shows, one for each replay of a journal. [default: replay-1, and in client mode
+    /// into-HOST:PORT]
+    #[arg(long)]
+    name: Option<String>,
     /// The journal to replay.
     #[arg(long, default_value = "default", value_parser = JournalName::parse)]
     journal: JournalName,
@@ -79,14 +80,18 @@ async fn until_signal(flags: Flags) -> Result<(), Box<dyn std::error::Error>> {
 
 /// What the flags ask for.
 async fn work(flags: Flags, env: Env) -> Result<(), Box<dyn std::error::Error>> {
+    let target = flags.into.target();
+    let own_name = target
+        .as_ref()
+        .map_or("replay-1".to_owned(), |t| format!("into-{}", t.address()));
     let config = Config {
         listen: flags.listen,
         endpoints: flags.endpoints,
         journal: flags.journal,
         cluster: flags.cluster,
-        name: flags.name,
+        name: flags.name.unwrap_or(own_name),
     };
-    match flags.into.target() {
+    match target {
         Some(target) => flags.into.run(target, config, env).await,
         None => Ok(run(config, env).await?),
     }

@@ -143,6 +143,11 @@ async fn a_target_equals_the_master_however_often_the_connection_breaks() {
     }
     let sent = writers.stop().await;
     let_short_times_end(&mut client).await;
+    let (code, status, _) = cluster
+        .redoubt(&["status", "--endpoints", &cluster.endpoints().join(",")])
+        .await;
+    let shown = format!("into-{}", feed.server.address());
+    assert!(code == 0 && status.contains(&shown), "{status}");
     let begun = beginnings(&replay.log());
     println!("{sent} commands, {begun} different offsets to go on from");
     assert_eq!(replay.stop().await.code(), Some(0));

@@ -7,7 +7,7 @@
 )]
 
 use redis::aio::MultiplexedConnection;
-use redoubt_tests::{DevCluster, Program, Server, connect, differences};
+use redoubt_tests::{DevCluster, Program, Server, connect, differences, eventually};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -248,10 +248,36 @@ pub(crate) async fn let_short_times_end(conn: &mut MultiplexedConnection) {
         redis::cmd("SELECT").arg(db).exec_async(conn).await.unwrap();
         let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query_async(conn).await.unwrap();
         for key in keys {
-            redis::cmd("TTL").arg(key).exec_async(conn).await.unwrap();
+            redis::cmd("TTL").arg(&key).exec_async(conn).await.unwrap();
+            fields_end(conn, &key).await;
         }
     }
     redis::cmd("SELECT").arg(0).exec_async(conn).await.unwrap();
+}
+
+/// Waits until the server has dropped what is over of a hash: it counts such fields, and does not show them.
+async fn fields_end(conn: &mut MultiplexedConnection, key: &[u8]) {
+    let kind: String = redis::cmd("TYPE").arg(key).query_async(conn).await.unwrap();
+    if kind != "hash" {
+        return;
+    }
+    eventually(
+        "fields that are over are dropped",
+        Duration::from_secs(20),
+        || {
+            let mut conn = conn.clone();
+            async move {
+                let counted: usize = redis::cmd("HLEN").arg(key).query_async(&mut conn).await.unwrap();
+                let shown: Vec<Vec<u8>> = redis::cmd("HKEYS").arg(key).query_async(&mut conn).await.unwrap();
+                if counted == shown.len() {
+                    Ok(())
+                } else {
+                    Err(format!("{counted} counted, {} shown", shown.len()))
+                }
+            }
+        },
+    )
+    .await;
 }
 
 /// By database and hash: its fields, and when they end.

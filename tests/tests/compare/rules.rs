@@ -79,7 +79,7 @@ pub(crate) fn of(command: &str) -> (Alike, &'static str) {
         ),
         "hello" => (Alike::Except(&["id"]), "but for the connection's id"),
         "client|id" | "client|getredir" => (Alike::Type, OWN),
-        // Itself it refers to what it has still to send to its replicas at a transaction's end; the plain server has none.
+        // Its own bookkeeping: behind a script's SET in a transaction it was 1 on one server and 2 on the other.
         "object|refcount" => (Alike::Type, OWN),
         "client|trackinginfo" => (Alike::Except(&["redirect"]), "but for the connection's id"),
         "info"

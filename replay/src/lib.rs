@@ -15,6 +15,7 @@
 
 mod config;
 mod error;
+mod keyspace;
 mod master;
 mod rebuild;
 pub mod sink;

@@ -1,7 +1,7 @@
 //! The server that is rebuilt into, over one RESP connection: what it says and what it is told.
 
-use super::verdict;
 use crate::config::{TARGET_ANSWER_BYTES_MAX, TARGET_DEADLINE};
+use crate::keyspace::keys_by_db;
 use bytes::{Buf, BytesMut};
 use redoubt_env::Env;
 use redoubt_env::net::Conn;
@@ -86,7 +86,7 @@ impl Target {
         let text = answer.as_bytes().ok_or_else(|| unexpected("INFO", &answer))?;
         let server = parse_server(text)?;
         let replication = parse_replication(text)?;
-        let keys = verdict::keys(parse_info(text));
+        let keys = keys_by_db(parse_info(text)).map(|(_, keys)| keys).sum();
         // Functions came with 7.0, and a server that is loading does not list them: it is unfit all the same.
         let listable = server.version >= (7, 0, 0) && !server.loading;
         let functions = if listable { self.functions().await? } else { 0 };

@@ -5,7 +5,7 @@
 //! that a promotion is believed only when the promoted server names that goal as the end of its old replid.
 
 use redoubt_env::planted;
-use redoubt_resp::info::{Info, ReplicationInfo, Role, ServerInfo};
+use redoubt_resp::info::{ReplicationInfo, Role, ServerInfo};
 use redoubt_types::{Offset, ReplId};
 
 /// Why a server is not rebuilt into.
@@ -31,21 +31,6 @@ pub enum Unfit {
     /// It feeds replicas, so it is part of something: a live master that happens to be empty, for instance.
     #[error("{0} replicas are attached to it, so it is in use")]
     HasReplicas(u64),
-}
-
-/// Keys in all databases, from INFO's keyspace section (`db0:keys=3,expires=0,avg_ttl=0`).
-pub(super) fn keys(info: Info<'_>) -> u64 {
-    let count = |(name, value): (&[u8], &[u8])| {
-        name.strip_prefix(b"db")
-            .filter(|n| n.iter().all(u8::is_ascii_digit))?;
-        let value = std::str::from_utf8(value).ok()?;
-        // A line that can't be read counts as a key: emptiness must be certain.
-        let keys = value
-            .strip_prefix("keys=")
-            .and_then(|v| v.split(',').next()?.parse().ok());
-        Some(keys.unwrap_or(1))
-    };
-    info.fields().filter_map(count).sum()
 }
 
 /// Whether the server may be rebuilt into.
@@ -108,7 +93,7 @@ pub(super) fn let_go(replication: &ReplicationInfo, replid: ReplId, goal: Offset
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redoubt_resp::info::{parse_info, parse_replication, parse_server};
+    use redoubt_resp::info::{parse_replication, parse_server};
 
     const X: &str = "0123456789abcdef0123456789abcdef01234567";
     const NONE: &str = "0000000000000000000000000000000000000000";
@@ -149,14 +134,6 @@ mod tests {
             Err(Unfit::IsReplica("127.0.0.1:1".to_owned()))
         );
         assert_eq!(fit(&new, &master(1), 0, 0), Err(Unfit::HasReplicas(1)));
-    }
-
-    #[test]
-    fn keys_are_counted_in_every_database() {
-        let text = b"# Keyspace\r\ndb0:keys=3,expires=0,avg_ttl=0\r\ndb11:keys=4,expires=0,avg_ttl=0\r\n";
-        assert_eq!(keys(parse_info(text)), 7);
-        assert_eq!(keys(parse_info(b"# Keyspace\r\n")), 0);
-        assert_eq!(keys(parse_info(b"db0:something else\r\n")), 1);
     }
 
     #[test]

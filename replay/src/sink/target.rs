@@ -6,6 +6,7 @@
 
 use super::batch::{Batch, Outcome, judge, passes};
 use super::endpoint::Endpoint;
+use crate::keyspace::keys_by_db;
 use bytes::BytesMut;
 use redoubt_env::net::{Conn, Net};
 use redoubt_env::{Env, planted};
@@ -104,20 +105,8 @@ impl Target {
     pub(super) async fn state(&mut self) -> Result<State, TargetError> {
         let answer = self.call(&[b"INFO"]).await?;
         let info = parse_info(answer.as_bytes().unwrap_or_default());
-        let keys = info.fields().filter_map(|(name, value)| {
-            let db = std::str::from_utf8(name.strip_prefix(b"db")?)
-                .ok()?
-                .parse()
-                .ok()?;
-            let value = std::str::from_utf8(value).ok()?;
-            // A line that can't be read counts as a key: emptiness must be certain.
-            let keys = value
-                .strip_prefix("keys=")
-                .and_then(|v| v.split(',').next()?.parse().ok());
-            Some((Db::new(db), keys.unwrap_or(1)))
-        });
         Ok(State {
-            keys: keys.collect(),
+            keys: keys_by_db(info).collect(),
             is_replica: info.get("role") == Some("slave"),
             is_cluster: info.get("cluster_enabled") == Some("1"),
             evicts: info.get("maxmemory").is_some_and(|max| max != "0")

@@ -13,6 +13,7 @@
 mod abused;
 mod client_program;
 mod cluster;
+mod dice;
 mod disk;
 mod equal;
 mod forward;
@@ -30,6 +31,7 @@ mod watched;
 pub use abused::Abused;
 pub use client_program::ClientProgram;
 pub use cluster::{Component, DevCluster, Options};
+pub use dice::Dice;
 pub use disk::{flip, place_of};
 pub use equal::{assert_equal, differences, differences_but_in_time, wait_equal};
 pub use forward::Forward;

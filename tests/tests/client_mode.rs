@@ -8,10 +8,10 @@
 
 mod feed;
 
-use feed::{Dice, Feed, KEY, field_times, let_short_times_end, write};
+use feed::{Feed, KEY, field_times, let_short_times_end, write};
 use redis::aio::MultiplexedConnection;
 use redoubt_tests::{
-    DevCluster, Options, Server, assert_catches, connect, eventually, run, stock, write_all_types,
+    DevCluster, Dice, Options, Server, assert_catches, connect, eventually, run, stock, write_all_types,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,11 +105,11 @@ async fn a_target_equals_the_master_however_often_replay_is_killed() {
     let mut client = connect(cluster.port("proxy-1")).await;
     write_all_types(&mut client).await;
     let writers = Writers::start(&cluster, seed, false);
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed, 0);
     let mut log = String::new();
     for _ in 0..kills {
         let replay = feed.start(&[]);
-        tokio::time::sleep(Duration::from_millis(60 + dice.below(400))).await;
+        tokio::time::sleep(Duration::from_millis(60 + dice.roll(400))).await;
         log = replay.log();
         replay.kill().await;
     }
@@ -133,9 +133,9 @@ async fn a_target_equals_the_master_however_often_the_connection_breaks() {
     let mut client = connect(cluster.port("proxy-1")).await;
     let writers = Writers::start(&cluster, seed, false);
     let replay = feed.start(&[]);
-    let (mut target, mut dice) = (feed.server.connect().await, Dice(seed));
+    let (mut target, mut dice) = (feed.server.connect().await, Dice::new(seed, 0));
     for _ in 0..KILLS {
-        tokio::time::sleep(Duration::from_millis(600 + dice.below(200))).await;
+        tokio::time::sleep(Duration::from_millis(600 + dice.roll(200))).await;
         let kill = redis::cmd("CLIENT")
             .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
             .to_owned();

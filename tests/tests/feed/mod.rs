@@ -7,7 +7,7 @@
 )]
 
 use redis::aio::MultiplexedConnection;
-use redoubt_tests::{DevCluster, Program, Server, connect, differences, eventually};
+use redoubt_tests::{DevCluster, Dice, Program, Server, connect, differences, eventually};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,20 +63,6 @@ impl Feed {
         let mut master = connect(cluster.port("master-1")).await;
         let found = differences(&mut master, &mut target).await.unwrap();
         assert!(found.is_empty(), "master and target differ: {found:#?}");
-    }
-}
-
-/// A reproducible sequence of numbers (SplitMix64).
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// A number below `n`.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
     }
 }
 
@@ -163,13 +149,13 @@ const READ_GROUP: &str = "redis.call('XADD', KEYS[1], '*', 'f', '1') \
 
 /// One random command; some are refused by the server, as those of clients are.
 fn command(dice: &mut Dice, fields: bool) -> redis::Cmd {
-    let key = |kind: &str, dice: &mut Dice| format!("{kind}{}", dice.below(4));
-    match dice.below(1000) {
-        0 if dice.below(20) == 0 => redis::cmd("FLUSHALL"),
-        1 if dice.below(5) == 0 => redis::cmd("FLUSHDB"),
+    let key = |kind: &str, dice: &mut Dice| format!("{kind}{}", dice.roll(4));
+    match dice.roll(1000) {
+        0 if dice.roll(20) == 0 => redis::cmd("FLUSHALL"),
+        1 if dice.roll(5) == 0 => redis::cmd("FLUSHDB"),
         0..=9 => {
             let mut swap = redis::cmd("SWAPDB");
-            swap.arg(dice.below(4)).arg(dice.below(4));
+            swap.arg(dice.roll(4)).arg(dice.roll(4));
             swap
         }
         10..=60 => {
@@ -191,20 +177,20 @@ fn command(dice: &mut Dice, fields: bool) -> redis::Cmd {
             set
         }
         _ => {
-            let shapes = if fields && dice.below(3) == 0 {
+            let shapes = if fields && dice.roll(3) == 0 {
                 &FIELD_COMMANDS[..]
             } else {
                 &COMMANDS[..]
             };
-            let shape = shapes[dice.below(shapes.len() as u64) as usize];
+            let shape = shapes[dice.roll(shapes.len() as u64) as usize];
             let mut words = shape.split(' ').map(|word| {
-                let filled = word.replace('#', &dice.below(4).to_string());
-                let filled = filled.replace('%', &dice.below(4).to_string());
+                let filled = word.replace('#', &dice.roll(4).to_string());
+                let filled = filled.replace('%', &dice.roll(4).to_string());
                 // MAXLEN's own ~ stands alone.
                 if filled == "~" && shape.starts_with("XADD") {
                     filled
                 } else {
-                    filled.replace('~', &dice.below(500).to_string())
+                    filled.replace('~', &dice.roll(500).to_string())
                 }
             });
             let mut command = redis::cmd(&words.next().unwrap());
@@ -224,14 +210,14 @@ pub(crate) async fn write(
     fields: bool,
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
 ) -> u64 {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed, 0);
     let mut sent = 0;
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
         let mut pipe = redis::pipe();
-        if dice.below(4) == 0 {
+        if dice.roll(4) == 0 {
             pipe.atomic();
         }
-        for _ in 0..=dice.below(30) {
+        for _ in 0..=dice.roll(30) {
             pipe.add_command(command(&mut dice, fields));
             sent += 1;
         }

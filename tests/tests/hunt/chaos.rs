@@ -1,7 +1,7 @@
 //! What happens to a cluster that is hunted on: each misfortune is a function of the seed.
 
-use super::dice::Dice;
 use redoubt_tests::DevCluster;
+use redoubt_tests::Dice;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 

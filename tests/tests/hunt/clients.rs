@@ -1,11 +1,11 @@
 //! Those who write and those who read.
 
 use super::board::{Board, Slot, count};
-use super::dice::Dice;
 use super::reads::{Ask, Asking};
 use super::shapes::Shape;
 use super::wire::{Answer, Closed, Line, put};
 use bytes::BytesMut;
+use redoubt_tests::Dice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

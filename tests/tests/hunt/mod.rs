@@ -15,7 +15,6 @@
 mod board;
 mod chaos;
 mod clients;
-mod dice;
 mod journal;
 mod listeners;
 mod reads;
@@ -25,7 +24,7 @@ mod wire;
 use board::Board;
 use chaos::Chaos;
 use clients::Client;
-use dice::Dice;
+use redoubt_tests::Dice;
 use redoubt_tests::{DevCluster, Options, eventually};
 use shapes::Shape;
 use std::sync::Arc;

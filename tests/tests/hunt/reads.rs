@@ -1,10 +1,10 @@
 //! The ways to read a register, and what an answer shows. Pure.
 
 use super::board::Slot;
-use super::dice::Dice;
 use super::shapes::{Claim, FAR, Shape};
 use super::wire::{Answer, put};
 use bytes::BytesMut;
+use redoubt_tests::Dice;
 use std::sync::Arc;
 
 /// How leaves of an answer are understood.

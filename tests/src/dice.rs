@@ -1,6 +1,7 @@
-//! Choices that are a function of the seed.
+//! Random choices that are a function of a seed.
 
 /// A splitmix64 sequence.
+#[derive(Debug)]
 pub struct Dice(u64);
 
 impl Dice {

@@ -335,11 +335,22 @@ async fn h08_a_leader_whose_voters_have_voted_in_a_later_term_vouches_for_nothin
 }
 
 /// When whoever asks for a bootstrap leaves: before it has begun, while the seed is written, or so many polls after it is durable.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 enum Leaves {
     Before,
     Writing,
     After(u32),
+}
+
+impl Leaves {
+    /// Whether it polls once more, after `polls` of which `behind` found the seed durable.
+    fn goes_on(self, polls: u32, behind: u32) -> bool {
+        match self {
+            Leaves::Before => false,
+            Leaves::Writing => polls == 0,
+            Leaves::After(n) => behind <= n,
+        }
+    }
 }
 
 /// Whoever asks for a bootstrap may leave at any moment of it. Repeated, it is the success that it was only if Raft runs; a
@@ -379,19 +390,15 @@ async fn h06_a_bootstrap_whose_caller_left_is_finished_or_the_node_ends() {
         };
         {
             let mut left = std::pin::pin!(node.bootstrap(seed.clone()));
-            let mut remaining = leaves;
-            while remaining != Leaves::Before && !completed {
-                completed = futures_util::poll!(left.as_mut()).is_ready();
-                remaining = match remaining {
-                    Leaves::After(0) if node.identity().cluster.is_some() => Leaves::Before,
-                    Leaves::After(polls) if node.identity().cluster.is_some() => Leaves::After(polls - 1),
-                    Leaves::After(polls) => Leaves::After(polls),
-                    Leaves::Before | Leaves::Writing => Leaves::Before,
-                };
-                if remaining != Leaves::Before {
-                    // What it waits for happens meanwhile, so that the next poll finds something else.
+            let (mut polls, mut behind) = (0, 0);
+            while !completed && leaves.goes_on(polls, behind) {
+                if polls > 0 {
+                    // What it waits for happens meanwhile, so that this poll finds something else than the last.
                     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
                 }
+                completed = futures_util::poll!(left.as_mut()).is_ready();
+                polls += 1;
+                behind += u32::from(node.identity().cluster.is_some());
             }
         }
         let begun = node.identity().cluster.is_some();

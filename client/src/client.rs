@@ -317,7 +317,7 @@ impl Client {
         }
     }
 
-    fn node(&self, endpoint: &str) -> Result<usize, ClientError> {
+    pub(crate) fn node(&self, endpoint: &str) -> Result<usize, ClientError> {
         self.inner.nodes.find(endpoint).ok_or_else(|| {
             ClientError::Unavailable(format!("`{endpoint}` is not among the configured endpoints"))
         })

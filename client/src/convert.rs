@@ -1,8 +1,8 @@
 //! Between wire and nouns, at this crate's edge.
 
 use crate::nouns::{
-    Description, DiskStatus, Grant, Member, NodeIdentity, NodeStatus, Position, ReplicaReport, Session,
-    Writer,
+    Description, DiskStatus, FoldStatus, Grant, Member, NodeIdentity, NodeStatus, Position, ReplicaReport,
+    Session, Writer,
 };
 use redoubt_proto::{InvalidField, v1};
 use redoubt_types::{BootTime, Chain, Db, Epoch, HolderId, Offset, WallTime};
@@ -72,6 +72,8 @@ pub(crate) fn description(d: &v1::Description) -> Result<Description, InvalidFie
         writer: writer(present("description.writer", d.writer.as_ref())?)?,
         leader: d.leader.clone(),
         beginning: Offset::new(d.beginning),
+        base: d.base.as_ref().map(redoubt_proto::base_from).transpose()?,
+        holds_base: d.holds_base,
     })
 }
 
@@ -168,5 +170,13 @@ pub(crate) fn status(s: &v1::StatusResponse) -> Result<NodeStatus, InvalidField>
         members: s.members.iter().map(member).collect::<Result<_, _>>()?,
         replicas: replicas.collect::<Result<_, InvalidField>>()?,
         disk: s.disk.as_ref().map(disk).unwrap_or_default(),
+        fold: s.fold.as_ref().map(|f| FoldStatus {
+            state: f.state.clone(),
+            replay: f.replay.clone(),
+            message: f.message.clone(),
+            bytes_since_base: f.bytes_since_base,
+            failures: f.failures,
+            differing: f.differing.clone(),
+        }),
     })
 }

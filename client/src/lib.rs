@@ -11,6 +11,7 @@ mod bootstrap;
 mod writer;
 
 mod append;
+mod base;
 mod tail;
 
 mod convert;
@@ -21,11 +22,12 @@ mod reason;
 mod refusal;
 
 pub use append::{AppendStart, Appended, Appender};
+pub use base::{BaseReader, Chunks};
 pub use client::{Client, ClientConfig};
 pub use error::{AppendError, ClientError, TailError, WriterError};
 pub use nouns::{
-    CheckFound, Description, DiskStatus, Grant, Member, NodeIdentity, NodeStatus, Position, Renewed,
-    ReplicaReport, Session, Writer,
+    CheckFound, Description, DiskStatus, FoldReport, FoldStatus, Grant, Member, NodeIdentity, NodeStatus,
+    Position, Renewed, ReplicaReport, Session, Writer,
 };
 pub use reason::Reason;
 pub use tail::{TailEvent, TailedEntry, Tailer};

@@ -1,7 +1,7 @@
 //! What the journal says about itself, as types of this crate: nothing past its edge sees the wire's.
 
 use redoubt_types::{
-    BootTime, Chain, ClusterId, Db, Epoch, HolderId, Lineage, NodeId, Offset, ReplId, RunId, WallTime,
+    Base, BootTime, Chain, ClusterId, Db, Epoch, HolderId, Lineage, NodeId, Offset, ReplId, RunId, WallTime,
 };
 use std::time::Duration;
 
@@ -77,6 +77,10 @@ pub struct Description {
     pub leader: Option<String>,
     /// The first offset that the node holds.
     pub beginning: Offset,
+    /// The journal's base, as the node knows it; `None` before the first.
+    pub base: Option<Base>,
+    /// Whether the node holds its RDB.
+    pub holds_base: bool,
 }
 
 /// The right to write, as of the acquisition's own place in the log: the tail is final for all earlier epochs.
@@ -183,6 +187,38 @@ pub struct NodeStatus {
     pub replicas: Vec<(String, ReplicaReport, Duration)>,
     /// Its disk.
     pub disk: DiskStatus,
+    /// What it knows of folds; `None` if it does not lead.
+    pub fold: Option<FoldStatus>,
+}
+
+/// What became of the turn to fold that a replay was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoldReport {
+    /// It is not folding.
+    Idle,
+    /// It is; how far, in a sentence.
+    Folding(String),
+    /// The base is the journal's.
+    Done,
+    /// It came to nothing, and why.
+    Failed(String),
+}
+
+/// What the leader knows of folds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldStatus {
+    /// `idle`, `wanted`, `folding` or `failed`.
+    pub state: String,
+    /// The replay that folds, or did last.
+    pub replay: String,
+    /// How far it is, or why it failed.
+    pub message: String,
+    /// Bytes of the stream since the base.
+    pub bytes_since_base: u64,
+    /// Folds that failed one after the other.
+    pub failures: u32,
+    /// Live replicas that were found to differ from the journal, `host:port`.
+    pub differing: Vec<String>,
 }
 
 /// How a node's disk is. Counts are since its process started.

@@ -70,4 +70,8 @@ reasons! {
     NotBootstrapped = "not bootstrapped",
     /// No session record of the epoch was committed.
     NoSession = "no session",
+    /// The node does not hold that base.
+    NoBase = "no such base",
+    /// The base can't be the journal's.
+    BadBase = "bad base",
 }

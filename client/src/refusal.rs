@@ -46,7 +46,7 @@ impl Refused {
     pub(crate) fn scope(&self) -> Scope {
         match self.reason {
             Reason::NotLeader | Reason::NotReady | Reason::NoRoom => Scope::Now,
-            Reason::NotBootstrapped | Reason::Damaged => Scope::ThisNodeNow,
+            Reason::NotBootstrapped | Reason::Damaged | Reason::NoBase => Scope::ThisNodeNow,
             Reason::WrongCluster => Scope::ThisNode,
             _ => Scope::Everywhere,
         }

@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Awaits an answer that says no more than "done" or "refused"; done is told with when it was sent.
-    async fn done<T>(
+    pub(crate) async fn done<T>(
         &self,
         within: Duration,
         rpc: impl Future<Output = Result<Response<T>, Status>>,
@@ -160,7 +160,7 @@ impl Client {
     }
 
     /// Asks the leader, wherever it is, until it answers for good or `deadline` passes.
-    async fn at_leader<T, F>(
+    pub(crate) async fn at_leader<T, F>(
         &self,
         deadline: Duration,
         ask: impl Fn(JournalClient<Channel>, String, Duration) -> F,

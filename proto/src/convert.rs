@@ -1,7 +1,10 @@
 //! Between wire and nouns. A field that can't be read is named in the error, with what it held.
 
 use crate::v1;
-use redoubt_types::{ClusterId, Epoch, HolderId, Lineage, LineageStep, NodeId, Offset, ReplId, RunId};
+use redoubt_types::{
+    Base, BaseName, Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, NodeId, Offset, ReplId,
+    RunId, WallTime,
+};
 
 /// A field of a message that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,4 +108,68 @@ pub fn lineage_from(steps: &[v1::LineageStep]) -> Result<Lineage, InvalidField> 
         .map(lineage_step_from)
         .collect::<Result<Vec<_>, _>>()?;
     Lineage::from_steps(&steps).ok_or_else(|| InvalidField::new("lineage", "is empty or goes backwards"))
+}
+
+/// A base's name to the wire.
+pub fn base_name(name: &BaseName) -> v1::BaseName {
+    v1::BaseName {
+        at: name.at.get(),
+        checksum: name.checksum,
+    }
+}
+
+/// A base's name from the wire.
+pub fn base_name_from(name: &v1::BaseName) -> BaseName {
+    BaseName {
+        at: Offset::new(name.at),
+        checksum: name.checksum,
+    }
+}
+
+/// A base's manifest to the wire.
+pub fn base(base: &Base) -> v1::Base {
+    v1::Base {
+        at: base.name.at.get(),
+        checksum: base.name.checksum,
+        replid: base.replid.to_string(),
+        chain: base.chain.get(),
+        groups: base.groups,
+        db: base.db.get(),
+        captured_wall_ms: base.captured.ms(),
+        bytes: base.bytes,
+        rdb_version: base.rdb_version,
+        server: base.server.clone(),
+        keys: base.keys,
+        digest: base.digest.to_be_bytes().to_vec().into(),
+    }
+}
+
+/// A base's manifest from the wire.
+///
+/// # Errors
+/// [`InvalidField`] when its replid is malformed, its digest no digest, or its RDB empty.
+pub fn base_from(base: &v1::Base) -> Result<Base, InvalidField> {
+    let digest: [u8; 16] =
+        base.digest.as_ref().try_into().map_err(|_| {
+            InvalidField::new("base.digest", format!("has {} bytes, not 16", base.digest.len()))
+        })?;
+    if base.bytes == 0 {
+        return Err(InvalidField::new("base.bytes", "must not be 0"));
+    }
+    Ok(Base {
+        name: BaseName {
+            at: Offset::new(base.at),
+            checksum: base.checksum,
+        },
+        replid: replid("base.replid", &base.replid)?,
+        chain: Chain::from_u64(base.chain),
+        groups: base.groups,
+        db: Db::new(base.db),
+        captured: WallTime::from_ms(base.captured_wall_ms),
+        bytes: base.bytes,
+        rdb_version: base.rdb_version,
+        server: base.server.clone(),
+        keys: base.keys,
+        digest: u128::from_be_bytes(digest),
+    })
 }

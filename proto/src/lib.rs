@@ -19,6 +19,6 @@ mod convert;
 
 pub use codec::{RoomyCodec, RoomyEncoder};
 pub use convert::{
-    InvalidField, cluster_id, epoch, holder, lineage_from, lineage_step, lineage_step_from, lineage_to,
-    node_id, replid, run_id,
+    InvalidField, base, base_from, base_name, base_name_from, cluster_id, epoch, holder, lineage_from,
+    lineage_step, lineage_step_from, lineage_to, node_id, replid, run_id,
 };

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows a clock or depends on an async runtime. Fields are private, absence is an
 //! `Option` and never a zero, ranges are half-open and an `_end` is exclusive.
 
+mod base;
 mod chain;
 mod clock;
 mod ids;
@@ -10,6 +11,7 @@ pub mod limits;
 mod lineage;
 mod position;
 
+pub use base::{Base, BaseChecksum, BaseName};
 pub use chain::{Chain, payload_crc};
 pub use clock::BootTime;
 pub use ids::{ClusterId, HolderId, JournalName, NodeId, ParseIdError, ReplId, RunId};

@@ -219,3 +219,11 @@ pub const PEM_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes behind the fixed part of a PROXY protocol header at most: addresses, and what a load balancer adds about its own
 /// TLS.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+
+/// Bytes of one chunk of a base on its way; on disk each has a checksum of its own.
+pub const BASE_CHUNK_BYTES: usize = 256 * 1024;
+/// A base's transfer is given up, and tried elsewhere or later, after a silence of this: a node that syncs a chunk to a slow disk says
+/// nothing meanwhile.
+pub const BASE_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How often a replay tells the leader that it could fold, or how far it is.
+pub const FOLD_OFFER_EVERY: Duration = Duration::from_millis(1000);

@@ -4,6 +4,7 @@
 //! [`segment`]s on a majority of disks, is admitted in log order by [`append`], and goes out again by [`tail`].
 
 pub mod append;
+pub mod base;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod raft;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use redoubt_env::Env;
+use redoubt_journal::base::FoldAfter;
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use std::io::IsTerminal;
@@ -58,6 +59,12 @@ struct Args {
     /// Bytes of the log between two checkpoints; what is reached first counts.
     #[arg(long)]
     checkpoint_every_bytes: Option<u64>,
+    /// A new base is made once so many bytes of the stream lie behind the last one.
+    #[arg(long)]
+    fold_at_bytes: Option<u64>,
+    /// Or so many editlogs, whichever comes first.
+    #[arg(long)]
+    fold_at_editlogs: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -114,6 +121,9 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     set(&mut storage.merge_every, args.merge_every.map(seconds));
     set(&mut storage.merge_bytes_per_second, args.merge_bytes_per_second);
     let every = CheckpointEvery::default();
+    let mut fold_after = FoldAfter::default();
+    set(&mut fold_after.bytes, args.fold_at_bytes);
+    set(&mut fold_after.editlogs, args.fold_at_editlogs);
     let config = NodeConfig {
         name: args.name,
         address: args.listen,
@@ -124,6 +134,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
             entries: args.checkpoint_every_entries.unwrap_or(every.entries).max(1),
             bytes: args.checkpoint_every_bytes.unwrap_or(every.bytes).max(1),
         },
+        fold_after,
     };
     Ok(redoubt_journal::server::run(Env::real(), config, stop).await?)
 }

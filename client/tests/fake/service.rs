@@ -286,6 +286,8 @@ impl Service {
             }),
             leader: shared.leader.map(|l| shared.addresses[l].clone()),
             beginning: shared.beginning,
+            base: None,
+            holds_base: false,
         }
     }
 }
@@ -449,6 +451,46 @@ impl Journal for Service {
             .push((self.index, r.into_inner().replay));
         Ok(Response::new(v1::ReportReplicasResponse::default()))
     }
+
+    type GetBaseStream = Answers<v1::GetBaseResponse>;
+    type PutBaseStream = Answers<v1::PutBaseResponse>;
+
+    async fn get_base(
+        &self,
+        _: Request<v1::GetBaseRequest>,
+    ) -> Result<Response<Self::GetBaseStream>, Status> {
+        no_bases()
+    }
+
+    async fn put_base(
+        &self,
+        _: Request<Streaming<v1::PutBaseRequest>>,
+    ) -> Result<Response<Self::PutBaseStream>, Status> {
+        no_bases()
+    }
+
+    async fn commit_base(
+        &self,
+        _: Request<v1::CommitBaseRequest>,
+    ) -> Result<Response<v1::CommitBaseResponse>, Status> {
+        no_bases()
+    }
+
+    async fn offer_fold(
+        &self,
+        _: Request<v1::OfferFoldRequest>,
+    ) -> Result<Response<v1::OfferFoldResponse>, Status> {
+        no_bases()
+    }
+
+    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
+        no_bases()
+    }
+}
+
+/// What the client does with bases is tried on real nodes (`journal/tests/bases.rs`).
+fn no_bases<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("this journal has no bases"))
 }
 
 /// Runs `f` until it ends or nobody listens any more.

@@ -5,12 +5,13 @@
 //! decided here, in log order, and an entry that is refused here stays in the log as nothing.
 
 use super::verdict::{Frame, Granted, Position, Refused, Session, Standing, Verdict, WriterState};
-use super::{Acquire, AppendEntry, Command, Genesis};
+use super::{Acquire, AppendEntry, Command, Genesis, NewBase};
 use redoubt_env::planted;
 use redoubt_resp::stream::StreamScanner;
 use redoubt_types::limits::RETRY_BOUNDARIES;
 use redoubt_types::{
-    Chain, ClusterId, Epoch, HolderId, Lineage, LineageStep, Offset, ReplId, Txid, WallTime, payload_crc,
+    Base, BaseName, Chain, ClusterId, Epoch, HolderId, Lineage, LineageStep, Offset, ReplId, Txid, WallTime,
+    payload_crc,
 };
 use std::collections::VecDeque;
 
@@ -32,6 +33,7 @@ impl From<Standing> for Admission {
             session: s.session,
             renewals: s.renewals,
             boundaries: s.boundaries.into(),
+            base: s.base,
         }
     }
 }
@@ -48,6 +50,7 @@ pub struct Admission {
     renewals: u64,
     /// Ends of the current epoch's entries, oldest first, its beginning included. What a retry is known by.
     boundaries: VecDeque<(Offset, Chain)>,
+    base: Option<Base>,
 }
 
 impl Admission {
@@ -71,6 +74,7 @@ impl Admission {
             session: self.session.clone(),
             renewals: self.renewals,
             boundaries: self.boundaries.iter().copied().collect(),
+            base: self.base.clone(),
         })
     }
 
@@ -85,6 +89,7 @@ impl Admission {
             Command::Release { epoch, holder } => self.release(*epoch, *holder),
             Command::Session(s) => self.record_session(s),
             Command::Lineage(l) => self.record_lineage(l),
+            Command::Base(b) => self.new_base(b),
         };
         result.unwrap_or_else(Verdict::Refused)
     }
@@ -112,6 +117,11 @@ impl Admission {
     /// The newest session record.
     pub fn session(&self) -> Option<&Session> {
         self.session.as_ref()
+    }
+
+    /// The journal's base; `None` before the first.
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
     }
 
     /// Renewals applied so far: grants, renewals, and appends that were not retries.
@@ -248,6 +258,43 @@ impl Admission {
         lineage
             .push(*step, tail)
             .map_err(|e| Refused::Lineage(e.to_string()))?;
+        Ok(Verdict::Done)
+    }
+
+    /// What a base says of itself that the log can check: that it was made from the base that is in its place, that it is newer, and
+    /// that its offset is one of this history (H19). Whether its chain is right, each node asks its own log before it trims anything.
+    fn new_base(&mut self, new: &NewBase) -> Result<Verdict, Refused> {
+        let NewBase { base, previous } = new;
+        let current = self.base.as_ref().map(|b| b.name);
+        if current == Some(base.name) {
+            return Ok(Verdict::Done);
+        }
+        let refused = |why: String| Err(Refused::Base(format!("{}: {why}", base.name)));
+        let named = |name: Option<BaseName>| name.map_or("none".to_owned(), |name| name.to_string());
+        if current != *previous && !planted::on("h19_any_base") {
+            return refused(format!(
+                "it was made from {}, but the journal's base is {}",
+                named(*previous),
+                named(current)
+            ));
+        }
+        if current.is_some_and(|current| base.at() <= current.at) || base.at() == Offset::ZERO {
+            return refused(format!("it is not newer than {}", named(current)));
+        }
+        let tail = self.position.tail;
+        let end = self.lineage.as_ref().and_then(|l| l.end_of(&base.replid, tail));
+        match end {
+            _ if planted::on("h19_any_base") => {}
+            None => return refused(format!("its replid {} is not of this history", base.replid)),
+            Some(end) if base.at() > end => {
+                return refused(format!(
+                    "its replid {} ends at {end}, and the tail is {tail}",
+                    base.replid
+                ));
+            }
+            Some(_) => {}
+        }
+        self.base = Some(base.clone());
         Ok(Verdict::Done)
     }
 

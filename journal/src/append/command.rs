@@ -2,7 +2,9 @@
 
 use super::Session;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use redoubt_types::{Chain, ClusterId, Epoch, HolderId, LineageStep, Offset, ReplId, RunId, WallTime};
+use redoubt_types::{
+    Base, BaseName, Chain, ClusterId, Db, Epoch, HolderId, LineageStep, Offset, ReplId, RunId, WallTime,
+};
 use std::time::Duration;
 
 /// Version of the encoding, the second byte of every command.
@@ -76,6 +78,16 @@ pub struct Acquire {
     pub sent: WallTime,
 }
 
+/// A base that is to be the journal's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewBase {
+    /// Its manifest.
+    pub base: Base,
+    /// The base that it was made from, `None` for a journal's first. Two folds at once begin with the same one, and only one of them
+    /// can be in its place.
+    pub previous: Option<BaseName>,
+}
+
 /// An application entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -105,6 +117,8 @@ pub enum Command {
     Session(Session),
     /// The promoted server took this replid.
     Lineage(LineageStep),
+    /// A base becomes the journal's.
+    Base(NewBase),
 }
 
 /// Bytes that are no command.
@@ -120,6 +134,7 @@ mod kind {
     pub(super) const RELEASE: u8 = 5;
     pub(super) const SESSION: u8 = 6;
     pub(super) const LINEAGE: u8 = 7;
+    pub(super) const BASE: u8 = 8;
 }
 
 impl Command {
@@ -184,6 +199,24 @@ impl Command {
                 out.put_slice(l.replid.as_bytes());
                 out.put_u64_le(l.from.get());
             }
+            Command::Base(NewBase { base, previous }) => {
+                head(kind::BASE);
+                out.put_u8(previous.is_some().into());
+                if let Some(previous) = previous {
+                    put_name(&mut out, *previous);
+                }
+                put_name(&mut out, base.name);
+                out.put_slice(base.replid.as_bytes());
+                out.put_u64_le(base.chain.get());
+                out.put_u64_le(base.groups);
+                out.put_u32_le(base.db.get());
+                out.put_u64_le(base.captured.ms());
+                out.put_u64_le(base.bytes);
+                out.put_u32_le(base.rdb_version);
+                out.put_u64_le(base.keys);
+                out.put_u128_le(base.digest);
+                put_text(&mut out, &base.server);
+            }
         }
         out.freeze()
     }
@@ -245,6 +278,26 @@ impl Command {
                 replid: r.replid()?,
                 from: Offset::new(r.u64()?),
             }),
+            kind::BASE => Command::Base(NewBase {
+                previous: match r.u8()? {
+                    0 => None,
+                    1 => Some(r.name()?),
+                    other => return Err(DecodeError(format!("a flag is {other}"))),
+                },
+                base: Base {
+                    name: r.name()?,
+                    replid: r.replid()?,
+                    chain: Chain::from_u64(r.u64()?),
+                    groups: r.u64()?,
+                    db: Db::new(r.u32()?),
+                    captured: WallTime::from_ms(r.u64()?),
+                    bytes: r.u64()?,
+                    rdb_version: r.u32()?,
+                    keys: r.u64()?,
+                    digest: u128::from_le_bytes(r.array()?),
+                    server: r.text()?,
+                },
+            }),
             other => return Err(DecodeError(format!("kind {other} is unknown"))),
         };
         if r.0.has_remaining() {
@@ -255,6 +308,11 @@ impl Command {
         }
         Ok(command)
     }
+}
+
+fn put_name(out: &mut BytesMut, name: BaseName) {
+    out.put_u64_le(name.at.get());
+    out.put_u64_le(name.checksum);
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
@@ -309,6 +367,13 @@ impl Reader {
         ReplId::parse(&self.array::<40>()?).map_err(|e| DecodeError(e.to_string()))
     }
 
+    fn name(&mut self) -> Result<BaseName, DecodeError> {
+        Ok(BaseName {
+            at: Offset::new(self.u64()?),
+            checksum: self.u64()?,
+        })
+    }
+
     fn text(&mut self) -> Result<String, DecodeError> {
         let len = u16::from_le_bytes(self.array()?) as usize;
         String::from_utf8(self.bytes(len)?.to_vec()).map_err(|e| DecodeError(e.to_string()))
@@ -319,6 +384,25 @@ impl Reader {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn base(at: u64) -> Base {
+        Base {
+            name: BaseName {
+                at: Offset::new(at),
+                checksum: at * 7,
+            },
+            replid: ReplId::from_random([1; 20]),
+            chain: Chain::from_u64(9),
+            groups: 3,
+            db: Db::new(2),
+            captured: WallTime::from_ms(5),
+            bytes: 100,
+            rdb_version: 11,
+            server: "redis 7.2.4".into(),
+            keys: 4,
+            digest: 1 << 100,
+        }
+    }
 
     fn samples() -> Vec<Command> {
         let replid = ReplId::from_random([1; 20]);
@@ -363,6 +447,14 @@ mod tests {
                 replid,
                 from: Offset::new(6),
                 epoch: Some(Epoch::FIRST),
+            }),
+            Command::Base(NewBase {
+                base: base(6),
+                previous: None,
+            }),
+            Command::Base(NewBase {
+                base: base(60),
+                previous: Some(base(6).name),
             }),
         ]
     }

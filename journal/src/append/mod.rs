@@ -14,7 +14,7 @@ mod tests;
 mod verdict;
 
 pub use admission::Admission;
-pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis};
+pub use command::{Acquire, AppendEntry, Command, DecodeError, Genesis, NewBase};
 pub use index::{EntryIndex, IndexEntry, Seek};
 pub use lease::{LeaseDecision, LeaseKeeper};
 pub use verdict::{Frame, Granted, Position, Refused, Session, Standing, Verdict, WriterState};

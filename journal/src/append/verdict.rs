@@ -1,6 +1,6 @@
 //! What admission says: where the journal stands, who writes, and what became of an entry.
 
-use redoubt_types::{Chain, ClusterId, Db, Epoch, HolderId, Lineage, Offset, RunId, Txid, WallTime};
+use redoubt_types::{Base, Chain, ClusterId, Db, Epoch, HolderId, Lineage, Offset, RunId, Txid, WallTime};
 use std::time::Duration;
 
 /// Where the journal stands.
@@ -137,6 +137,9 @@ pub enum Refused {
         /// The tail.
         tail: Offset,
     },
+    /// The base can't be the journal's.
+    #[error("the base can't be the journal's: {0}")]
+    Base(String),
 }
 
 /// What became of an entry of the log.
@@ -144,7 +147,7 @@ pub enum Refused {
 pub enum Verdict {
     /// The entry is Raft's own: a new leader's first, or a membership.
     Blank,
-    /// Done: genesis, renewal, release, session or lineage.
+    /// Done: genesis, renewal, release, session, lineage or base.
     Done,
     /// Bytes joined the journal.
     Admitted {
@@ -191,4 +194,6 @@ pub struct Standing {
     pub renewals: u64,
     /// What a retry is known by, oldest first.
     pub boundaries: Vec<(Offset, Chain)>,
+    /// The journal's base.
+    pub base: Option<Base>,
 }

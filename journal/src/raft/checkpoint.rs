@@ -156,6 +156,7 @@ impl Checkpoint {
                 .iter()
                 .flat_map(|(end, chain)| [end.get(), chain.get()])
                 .collect(),
+            base: s.base.as_ref().map(redoubt_proto::base),
         };
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&message.encode_to_vec());
@@ -213,6 +214,10 @@ impl Checkpoint {
                 boundaries: boundaries
                     .map(|b| (Offset::new(b[0]), Chain::from_u64(b[1])))
                     .collect(),
+                base: match &m.base {
+                    Some(base) => Some(redoubt_proto::base_from(base).ok()?),
+                    None => None,
+                },
             },
         })
     }

@@ -1,6 +1,7 @@
 //! What a node is told, and what can go wrong.
 
 use super::checkpoint::CheckpointEvery;
+use crate::base::FoldAfter;
 use crate::segment::{MapMetadata, Metadata, OpenError, Options, SledMetadata};
 use openraft::{Config, SnapshotPolicy};
 use redoubt_types::limits::{
@@ -32,6 +33,8 @@ pub struct NodeConfig {
     pub metadata: MetadataStore,
     /// How much of the log lies between two checkpoints: what a start replays at most, and what the index holds twice.
     pub checkpoint_every: CheckpointEvery,
+    /// When a fold is due, while this node leads.
+    pub fold_after: FoldAfter,
 }
 
 /// Where a node keeps what can be rebuilt from its segments.
@@ -66,6 +69,9 @@ pub enum NodeError {
     /// Raft stopped.
     #[error("Raft stopped: {0}")]
     Raft(String),
+    /// The bases can't be opened.
+    #[error("the bases can't be opened: {0}")]
+    Bases(std::io::Error),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {

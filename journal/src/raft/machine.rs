@@ -66,6 +66,11 @@ impl JournalState {
         state
     }
 
+    /// The first offset that this node's log holds.
+    pub fn beginning(&self) -> Offset {
+        Offset::ZERO
+    }
+
     /// The place of the entry that comes next.
     pub(super) fn next(&self) -> u64 {
         self.applied.map_or(0, |id| id.index + 1)

@@ -5,6 +5,7 @@
 //! confirmed position was confirmed by a quorum. Raft's terms and indexes end here.
 
 mod aside;
+mod bases;
 mod checkpoint;
 mod coalesce;
 mod condition;
@@ -21,6 +22,7 @@ mod service;
 mod steward;
 mod types;
 
+pub use bases::{BaseDoubt, Standpoint};
 pub use checkpoint::CheckpointEvery;
 #[cfg(any(test, fuzzing))]
 pub(crate) use checkpoint::fuzz as fuzz_checkpoint;

@@ -11,6 +11,7 @@ use super::proposal::{Proposed, forward};
 use super::repair::fetched;
 use super::types::{Data, Peer, TypeConfig, log_id_from_disk};
 use crate::append::{Command, Genesis, IndexEntry, Seek, Verdict};
+use crate::base::{BaseStore, Turns};
 use crate::segment::{
     Checked, ClusterMembershipSeed, DiskTally, Identity, LogId, LogRecord, ReadError, Recovered, Rot, Storage,
 };
@@ -59,12 +60,14 @@ pub struct Node {
     /// The older parts of the index.
     pages: Pages,
     peers: Peers,
+    pub(super) bases: BaseStore,
+    turns: Mutex<Turns>,
     raft: watch::Sender<Option<Raft>>,
     bootstrapping: tokio::sync::Mutex<()>,
     /// Raft's start was begun and not finished: see [`Unfinished`].
     start_cut: watch::Sender<bool>,
     genesis: Mutex<Option<Task<()>>>,
-    steward: Mutex<Option<Task<()>>>,
+    stewards: Mutex<Vec<Task<()>>>,
 }
 
 impl Node {
@@ -91,12 +94,14 @@ impl Node {
             machine: Machine::new(env.clone(), storage.clone(), state),
             pages: Pages::new(env.clone(), storage.clone(), every),
             peers: Peers::new(env.clone()),
+            bases: BaseStore::open(&env, &config.dir).map_err(NodeError::Bases)?,
+            turns: Mutex::default(),
             identity: Mutex::new(recovered.identity.clone()),
             raft: watch::Sender::new(None),
             bootstrapping: tokio::sync::Mutex::new(()),
             start_cut: watch::Sender::new(false),
             genesis: Mutex::new(None),
-            steward: Mutex::new(None),
+            stewards: Mutex::default(),
             conditions: Conditions::default(),
             env,
             config,
@@ -104,7 +109,8 @@ impl Node {
             recovered,
         });
         let steward = node.env.spawn(Node::look_after(Arc::downgrade(&node)));
-        *node.steward.lock().unwrap_or_else(PoisonError::into_inner) = Some(steward);
+        let bases = node.env.spawn(Node::keep_bases(Arc::downgrade(&node)));
+        *node.stewards.lock().unwrap_or_else(PoisonError::into_inner) = vec![steward, bases];
         let seed = node.identity().cluster.clone();
         if let Some(seed) = seed {
             node.start_raft(&seed).await?;
@@ -120,6 +126,11 @@ impl Node {
     /// The environment.
     pub fn env(&self) -> &Env {
         &self.env
+    }
+
+    /// The leader's book of folds.
+    pub fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its identity.
@@ -406,7 +417,7 @@ impl Node {
     /// Whether this node leads and has applied an entry of its own term: only then does its state hold all
     /// that an earlier leader acknowledged, and may decide about a proposal (H1).
     /// Returns the term too.
-    fn leading(&self) -> Result<(Raft, u64), ProposeError> {
+    pub(super) fn leading(&self) -> Result<(Raft, u64), ProposeError> {
         let raft = self.raft()?;
         let term = {
             let leader = raft.as_leader().map_err(|f| forward(&f))?;

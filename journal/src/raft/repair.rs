@@ -457,6 +457,13 @@ impl Raft for RepairService {
         let answer = self.fetch(request.get_ref());
         Ok(Response::new(answer.unwrap_or_else(fetch_refused)))
     }
+
+    async fn holds_base(
+        &self,
+        _: Request<v1::RaftHoldsBaseRequest>,
+    ) -> Result<Response<v1::RaftHoldsBaseResponse>, Status> {
+        not_now()
+    }
 }
 
 #[cfg(test)]

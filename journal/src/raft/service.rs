@@ -257,4 +257,20 @@ impl Raft for RaftService {
         };
         Ok(Response::new(v1::RaftCurrentVoteResponse { vote, refused }))
     }
+
+    async fn holds_base(
+        &self,
+        request: Request<v1::RaftHoldsBaseRequest>,
+    ) -> Result<Response<v1::RaftHoldsBaseResponse>, Status> {
+        let request = request.into_inner();
+        let result = async {
+            self.node.meant_for_us(request.envelope.as_ref())?;
+            let base = request.base.as_ref().ok_or("field `base` is missing")?;
+            let base = redoubt_proto::base_from(base).map_err(|e| e.to_string())?;
+            self.node.vouch_for(&base).await.map_err(|e| e.to_string())
+        };
+        Ok(Response::new(v1::RaftHoldsBaseResponse {
+            refused: result.await.err(),
+        }))
+    }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How often a node looks at its own condition.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a node looks whether it lacks the journal's base.
+const LOOK_AT_BASES_EVERY: Duration = Duration::from_secs(1);
 /// Pause after leadership was handed over, or tried to be: the next leader has to show itself first.
 const REST: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,25 @@ impl Node {
             let env = node.env().clone();
             drop(node);
             env.sleep(rest).await;
+        }
+    }
+
+    /// Has the node hold the journal's base, for as long as it lives.
+    pub(super) async fn keep_bases(node: Weak<Node>) {
+        let mut told = String::new();
+        while let Some(node) = node.upgrade() {
+            match node.fetch_base().await {
+                Ok(_) => told.clear(),
+                // Once per reason, not once per attempt.
+                Err(why) if why != told => {
+                    tracing::warn!("the journal's base is not here, and no other node gave it: {why}");
+                    told = why;
+                }
+                Err(_) => {}
+            }
+            let env = node.env().clone();
+            drop(node);
+            env.sleep(LOOK_AT_BASES_EVERY).await;
         }
     }
 

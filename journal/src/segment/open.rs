@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) const IDENTITY: &str = "identity";
 pub(crate) const VOTE: &str = "vote";
 /// Entries of a data directory that this module does not look at.
-const FOREIGN_OK: [&str; 3] = ["LOCK", "metadata", "lost+found"];
+const FOREIGN_OK: [&str; 4] = ["LOCK", "metadata", "lost+found", crate::base::BASES];
 pub(crate) const SEGMENT_BYTES_MAX: u32 = 1024 * 1024 * 1024;
 
 pub(crate) fn open(

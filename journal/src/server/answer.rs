@@ -56,6 +56,7 @@ pub(super) fn refused(r: &Refused) -> v1::Refusal {
         Refused::Mismatch { at, .. } => (Reason::Mismatch, Some(position(at))),
         Refused::Checksum { .. } => (Reason::Checksum, None),
         Refused::Framing(_) => (Reason::Framing, None),
+        Refused::Base(_) => (Reason::BadBase, None),
     };
     v1::Refusal {
         position: at,

@@ -66,6 +66,20 @@ impl ClusterService {
         }
     }
 
+    fn fold(&self) -> v1::FoldStatus {
+        let (bytes_since_base, _) = self.node.since_base();
+        let turns = self.node.turns();
+        let (replay, message) = turns.last();
+        v1::FoldStatus {
+            state: turns.state().to_owned(),
+            replay: replay.to_owned(),
+            message: message.to_owned(),
+            bytes_since_base,
+            failures: turns.failures(),
+            differing: turns.differing(),
+        }
+    }
+
     fn identity(&self) -> v1::IdentifyResponse {
         let identity = self.node.identity();
         let seed = identity.cluster.as_ref();
@@ -189,6 +203,7 @@ impl Cluster for ClusterService {
                 .collect(),
             replicas: self.board.fresh(self.node.env()),
             disk: Some(self.disk()),
+            fold: (self.node.role() == "leader").then(|| self.fold()),
         }))
     }
 }

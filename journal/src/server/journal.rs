@@ -1,6 +1,7 @@
 //! `redoubt.v1.Journal`: what writers and readers ask of a node.
 
 use super::answer::{self, invalid, not_proposed, refusal, refused, tail_refused};
+use super::base;
 use super::replicas::ReplicaBoard;
 use crate::append::{Acquire, AppendEntry, Command, LeaseDecision, Session, Verdict};
 use crate::raft::{JournalState, Node, ProposeError, Proposed};
@@ -29,7 +30,7 @@ const REPLICAS_MAX: usize = 1024;
 /// A replica's address, bytes at most: a host name, a port and brackets.
 const ADDRESS_BYTES_MAX: usize = 300;
 /// The one journal there is.
-const JOURNAL: &str = "default";
+pub(crate) const JOURNAL: &str = "default";
 
 pub(super) struct JournalService {
     node: Arc<Node>,
@@ -39,6 +40,8 @@ pub(super) struct JournalService {
 /// What this node knows of the journal, once it has begun.
 pub(super) fn describe(node: &Node, confirmed: bool) -> Option<v1::Description> {
     let leader = node.leader();
+    let base = node.state().admission.base().cloned();
+    let holds_base = base.as_ref().is_some_and(|base| node.bases().holds(base));
     let leads = node.role() == "leader";
     let (node_name, node_id) = {
         let identity = node.identity();
@@ -59,7 +62,9 @@ pub(super) fn describe(node: &Node, confirmed: bool) -> Option<v1::Description> 
         lineage: lineage_to(lineage),
         writer: Some(answer::writer(writer, state.admission.session(), remaining)),
         leader,
-        beginning: Offset::ZERO.get(),
+        beginning: state.beginning().get(),
+        base: base.as_ref().map(redoubt_proto::base),
+        holds_base,
     })
 }
 
@@ -312,6 +317,8 @@ fn refusal_event(refused: v1::Refusal) -> Result<v1::TailResponse, Status> {
 #[tonic::async_trait]
 impl Journal for JournalService {
     type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+    type GetBaseStream = base::Got;
+    type PutBaseStream = base::Put;
     type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
 
     async fn describe(
@@ -487,5 +494,49 @@ impl Journal for JournalService {
             self.board.put(self.node.env(), r.replay, r.replicas);
         }
         Ok(Response::new(v1::ReportReplicasResponse { refused }))
+    }
+
+    async fn get_base(
+        &self,
+        request: Request<v1::GetBaseRequest>,
+    ) -> Result<Response<Self::GetBaseStream>, Status> {
+        Ok(Response::new(base::get(self.node.clone(), request.into_inner())))
+    }
+
+    async fn put_base(
+        &self,
+        request: Request<Streaming<v1::PutBaseRequest>>,
+    ) -> Result<Response<Self::PutBaseStream>, Status> {
+        Ok(Response::new(base::put(&self.node, request.into_inner())))
+    }
+
+    async fn commit_base(
+        &self,
+        request: Request<v1::CommitBaseRequest>,
+    ) -> Result<Response<v1::CommitBaseResponse>, Status> {
+        let refused = base::commit(&self.node, request.into_inner()).await.err();
+        Ok(Response::new(v1::CommitBaseResponse { refused }))
+    }
+
+    async fn offer_fold(
+        &self,
+        request: Request<v1::OfferFoldRequest>,
+    ) -> Result<Response<v1::OfferFoldResponse>, Status> {
+        use v1::offer_fold_response::Outcome;
+        let outcome = match base::offer(&self.node, request.into_inner()).await {
+            Ok(yours) => Outcome::Yours(yours),
+            Err(refused) => Outcome::Refused(refused),
+        };
+        Ok(Response::new(v1::OfferFoldResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<v1::CompactRequest>,
+    ) -> Result<Response<v1::CompactResponse>, Status> {
+        let refused = base::compact(&self.node, &request.into_inner()).err();
+        Ok(Response::new(v1::CompactResponse { refused }))
     }
 }

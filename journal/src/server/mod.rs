@@ -1,12 +1,14 @@
 //! The gRPC edge of a node: messages in, nouns inside, messages out.
 
 mod answer;
+mod base;
 mod channel;
 mod cluster;
 mod journal;
 mod replicas;
 
 pub(crate) use channel::channel;
+pub(crate) use journal::JOURNAL;
 
 use crate::raft::{Node, NodeConfig, NodeError, RaftService, Repair};
 use crate::segment::{DiskTally, Gap, OpenError};

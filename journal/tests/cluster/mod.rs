@@ -11,6 +11,7 @@ pub mod power;
 pub mod writer;
 
 use redoubt_env::{Env, Task};
+use redoubt_journal::base::FoldAfter;
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use redoubt_proto::v1;
@@ -77,6 +78,7 @@ impl RunningNode {
                 entries: 8,
                 bytes: 4096,
             },
+            fold_after: FoldAfter::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let run = redoubt_journal::server::run(env.clone(), config, async move { drop(stopped.await) });

@@ -2,6 +2,7 @@
 
 use redoubt_env::Env;
 use redoubt_env::sim_files::SimFiles;
+use redoubt_journal::base::FoldAfter;
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ impl SimNode {
                 entries: 8,
                 bytes: 4096,
             },
+            fold_after: FoldAfter::default(),
         };
         let files = self.files.clone();
         let (crash, crashed) = oneshot::channel::<()>();

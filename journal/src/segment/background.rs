@@ -4,6 +4,7 @@ use super::core::{Core, Op};
 use super::merge::{Merge, Merging, Stopped};
 use super::scrub::{Checked, Scrub};
 use super::state::lock;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::Duration;
@@ -12,10 +13,11 @@ use std::time::Duration;
 pub(crate) type Again = fn(&Core, &mpsc::Receiver<()>);
 
 /// The threads, by name.
-pub(crate) const ALL: [(&str, Again); 3] = [
+pub(crate) const ALL: [(&str, Again); 4] = [
     ("storage-scrub", scrub_again_and_again),
     ("storage-space", provide_again_and_again),
     ("storage-merge", merge_again_and_again),
+    ("storage-trim", remove_again_and_again),
 ];
 
 fn scrub(core: &Core) -> Scrub {
@@ -143,6 +145,46 @@ fn merge_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
                 }
                 pause = pause.saturating_mul(MERGE_LATER);
             }
+        }
+    }
+}
+
+/// How often it is looked for files of what was trimmed.
+const REMOVE_EVERY: Duration = Duration::from_millis(500);
+/// Pause between two files: their blocks are given back while the log's own syncs wait.
+const NEXT_FILE_AFTER: Duration = Duration::from_millis(20);
+
+/// As of [`Storage::remove_trimmed`](super::Storage::remove_trimmed); `goes_on` is asked before each file.
+pub(crate) fn remove_trimmed(core: &Core, goes_on: &mut dyn FnMut(u64) -> bool) -> usize {
+    let first = lock(&core.shared).first_segment;
+    if first <= core.removed_before.load(Ordering::SeqCst) {
+        return 0;
+    }
+    let _one_at_a_time = lock(&core.merging);
+    let mut merge = Merge {
+        core,
+        scrub: scrub(core),
+        pace: goes_on,
+    };
+    match merge.remove_before(first) {
+        Ok(Some(count)) => {
+            core.removed_before.store(first, Ordering::SeqCst);
+            count
+        }
+        Ok(None) => 0,
+        Err(failure) => {
+            core.fail(failure);
+            0
+        }
+    }
+}
+
+/// Removes the files of what was trimmed, until `ended` is.
+fn remove_again_and_again(core: &Core, ended: &mpsc::Receiver<()>) {
+    while waits(ended, REMOVE_EVERY) && !core.is_closed() {
+        let files = remove_trimmed(core, &mut |_| !core.is_closed() && waits(ended, NEXT_FILE_AFTER));
+        if files > 0 {
+            tracing::info!(files, "removed editlogs that a base covers");
         }
     }
 }

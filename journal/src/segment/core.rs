@@ -3,13 +3,14 @@
 //! Promises that answers come in the order of submission, each after everything before it is durable, and
 //! that the first failed write or sync is the last: all later operations fail with it.
 
+use super::beginning::Beginning;
 use super::end::END;
 use super::error::Failure;
 use super::format::SEGMENT_HEADER_BYTES;
 use super::held::{Held, Hold};
 use super::layout;
 use super::metadata::{KeyValue, Metadata};
-use super::model::{Identity, LogRecord, Options, Vote};
+use super::model::{Identity, LogId, LogRecord, Options, Vote};
 use super::open;
 use super::persisted::{encode_identity, encode_vote};
 use super::scrub::{Known, Rot};
@@ -24,7 +25,7 @@ use redoubt_env::files::Files;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -41,6 +42,12 @@ pub(crate) enum Op {
     },
     Truncate {
         first_removed: u64,
+        done: Done,
+    },
+    /// Has the log begin behind a record.
+    Begin {
+        trimmed: LogId,
+        state: Vec<u8>,
         done: Done,
     },
     Vote(Vote, Done),
@@ -85,8 +92,10 @@ pub(crate) struct Core {
     pub(crate) space: Arc<Space>,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) held: Held,
-    /// Held while editlogs are merged.
+    /// Held while editlogs are merged, or what was trimmed is removed.
     pub(crate) merging: Mutex<()>,
+    /// No file of a segment before this one is left.
+    pub(crate) removed_before: AtomicU32,
     pub(crate) sync_times: Arc<Mutex<SyncTimes>>,
     /// Nothing is written any more, and the directory may be another's.
     closed: AtomicBool,
@@ -115,10 +124,13 @@ impl Core {
         options: Options,
         dir: PathBuf,
     ) -> Self {
+        let first_segment = lock(&shared).first_segment;
         Core {
             metadata: Arc::downgrade(&io.metadata),
             held: io.hold.handle(),
             merging: Mutex::default(),
+            // What an opening leaves of earlier ones it removes itself.
+            removed_before: AtomicU32::new(first_segment),
             sync_times: io.writer.sync_times(),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -379,6 +391,7 @@ impl Turn<'_> {
                 io.writer.truncate(first_removed);
                 self.waiting.push(done);
             }
+            Op::Begin { trimmed, state, done } => self.begin(io, trimmed, state, done),
             Op::Committed { end } => io.writer.set_committed(end),
             Op::Keep { key, value } => {
                 if let Err(error) = io.metadata.put(&key, &value) {
@@ -405,6 +418,53 @@ impl Turn<'_> {
             Ok(()) => self.settle(&mut io.writer),
             Err(failure) => self.fail(failure),
         }
+    }
+
+    /// Has the log begin behind `trimmed`, in the last file that holds no later record than the one behind it as its first; in a new
+    /// one, when it holds no later record at all.
+    ///
+    /// The order matters: the beginning is durable before readers, and whoever removes files, are told (`every_call_may_fail…`).
+    fn begin(&mut self, io: &mut Io, trimmed: LogId, state: Vec<u8>, done: Done) {
+        self.settle(&mut io.writer);
+        self.waiting.push(done);
+        if self.core.failed.borrow().is_none() {
+            let begun = self.begun(io, trimmed, state);
+            if let Err(failure) = begun {
+                return self.fail(failure);
+            }
+        }
+        self.settle(&mut io.writer);
+    }
+
+    fn begun(&mut self, io: &mut Io, trimmed: LogId, state: Vec<u8>) -> Result<(), Failure> {
+        let core = self.core;
+        let next = trimmed.index + 1;
+        let goes_on = lock(&core.shared).ids.end > next;
+        let anew = match goes_on {
+            true => None,
+            false => Some(io.writer.begin_anew(next)?),
+        };
+        let (changes, durable) = (io.writer.take_changes(), io.writer.durable());
+        lock(&core.shared).written(changes, self.number, durable, core.options.cache_bytes);
+        // As one change: no file may be merged over the place where the log is cut (`Merge::make` looks whether it was).
+        let begin = || {
+            let segment = anew.unwrap_or_else(|| lock(&core.shared).start_before(next));
+            let beginning = Beginning {
+                segment,
+                trimmed,
+                state,
+            };
+            if !lock(&core.shared).can_begin_behind(trimmed) {
+                let what = format!("{trimmed:?} is not a record of it");
+                return Err(Failure::new("trim the log in", &core.dir)(io::Error::other(what)));
+            }
+            if !redoubt_env::planted::on("trimmed_without_a_beginning") {
+                beginning.publish(&*core.files, &core.dir)?;
+            }
+            lock(&core.shared).trim(segment, trimmed);
+            Ok(())
+        };
+        core.held.change(begin).unwrap_or_else(|| Err(core.closed()))
     }
 
     fn check_slots(&mut self, io: &mut Io, answer: Box<dyn FnOnce(Vec<&'static str>) + Send>) {
@@ -469,7 +529,7 @@ impl Turn<'_> {
 impl Op {
     fn done(self) -> Option<Done> {
         match self {
-            Op::Append { done, .. } | Op::Truncate { done, .. } => Some(done),
+            Op::Append { done, .. } | Op::Truncate { done, .. } | Op::Begin { done, .. } => Some(done),
             Op::Vote(_, done) | Op::Identity(_, done) | Op::Close(done) => Some(done),
             Op::Committed { .. } | Op::Keep { .. } | Op::CheckSlots(_) => None,
         }

@@ -166,33 +166,40 @@ fn homes(dir: &Path, merged: &[merged::Found], alone: &BTreeSet<u32>) -> Homes {
     whole
 }
 
-/// What `dir` has of a log.
+/// What `dir` has of a log that begins with segment `first`.
 pub(crate) fn find(
     files: &dyn Files,
     dir: &Path,
     node: NodeId,
     witness: Option<&Witness>,
+    first: u32,
 ) -> Result<Directory, OpenError> {
     let names = files.list(dir).map_err(OpenError::io("list", dir))?;
+    let is_trimmed = |name: &&String| {
+        let last = file::number_of(name).or_else(|| merged::range_of(name).map(|(_, last)| last));
+        last.is_some_and(|last| last < first)
+    };
+    let (trimmed, names): (Vec<String>, Vec<String>) = names.into_iter().partition(|n| is_trimmed(&n));
     let alone: BTreeSet<u32> = names.iter().filter_map(|n| file::number_of(n)).collect();
     let merged = MergedFiles::find(files, dir, &names, &alone)?;
     let homes = homes(dir, &merged.found, &alone);
-    let numbers: BTreeSet<u32> = alone.iter().chain(homes.keys()).copied().collect();
+    let numbers = alone.iter().chain(homes.keys()).copied();
+    let numbers: BTreeSet<u32> = numbers.filter(|n| *n >= first).collect();
     for (range, error) in merged.damaged {
-        if !(range.0..=range.1).all(|n| numbers.contains(&n)) {
+        if !(range.0.max(first)..=range.1).all(|n| numbers.contains(&n)) {
             return Err(error);
         }
     }
     let last = numbers.last().copied().max(witness.map(|w| w.header.segment));
-    let last = last.unwrap_or(1);
-    if last as usize > numbers.len() + LOST_MAX {
-        let missing = (1..).find(|n| !numbers.contains(n)).unwrap_or(last);
+    let last = last.unwrap_or(first).max(first);
+    if (last - first) as usize >= numbers.len() + LOST_MAX {
+        let missing = (first..).find(|n| !numbers.contains(n)).unwrap_or(last);
         return Err(OpenError::Missing {
             path: file::path_of(dir, missing),
         });
     }
     let (mut lie, mut read) = (Vec::new(), Vec::new());
-    for number in 1..=last {
+    for number in first..=last {
         let alone = Lies::alone(dir, number);
         let lies = homes
             .get(&number)
@@ -204,6 +211,7 @@ pub(crate) fn find(
     }
     // From the last one back: each tells the one before.
     for at in (0..read.len()).rev() {
+        let number = first + at as u32;
         if read[at].header.is_some() {
             continue;
         }
@@ -212,14 +220,14 @@ pub(crate) fn find(
             let before = at.checked_sub(1).and_then(|before| read[before].header);
             next.told(before.map(|(header, crc)| header.copy(crc)))
         };
-        let told_beside = witness.map(|w| w.header).filter(|h| h.segment == at as u32 + 1);
-        let told_by_table = homes.get(&(at as u32 + 1)).map(|(_, told)| *told);
+        let told_beside = witness.map(|w| w.header).filter(|h| h.segment == number);
+        let told_by_table = homes.get(&number).map(|(_, told)| *told);
         // Only if the block that is made of it is the one that was: the first record links to that.
         let told_by_table = told_by_table.filter(|(header, crc)| header.encode().1 == *crc);
         read[at].header = told_by_table.or_else(|| told_by_next().or(told_beside).map(with_crc));
     }
     let mut segments = Vec::new();
-    for ((number, block), lies) in (1..).zip(read).zip(lie) {
+    for ((number, block), lies) in (first..).zip(read).zip(lie) {
         let path = lies.path.to_path_buf();
         let Some((header, crc)) = block.header else {
             return Err(match numbers.contains(&number) {
@@ -265,7 +273,7 @@ pub(crate) fn find(
         let range = merged::range_of(named.unwrap_or(name));
         range.is_some_and(|range| named.is_some() || !in_use.contains(&*merged::path_of(dir, range)))
     };
-    let leftovers = names.iter().filter(is_left).cloned().collect();
+    let leftovers = names.iter().filter(is_left).chain(&trimmed).cloned().collect();
     let is_in_use = |m: &merged::Found| in_use.contains(&*merged::path_of(dir, m.merged.range()));
     Ok(Directory {
         merged: merged.found.into_iter().filter(is_in_use).collect(),

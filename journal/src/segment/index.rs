@@ -22,8 +22,10 @@ pub(crate) struct Run {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogIds {
     pub(crate) runs: Vec<Run>,
-    /// Exclusive; means nothing while there are no runs.
+    /// Exclusive; where there are no runs, where the first record will be.
     pub(crate) end: u64,
+    /// The last record that was trimmed: the first one follows it.
+    pub(crate) before: Option<LogId>,
 }
 
 impl LogIds {
@@ -31,15 +33,56 @@ impl LogIds {
         self.runs.first().map(|r| r.first_index)
     }
 
+    /// The log that begins behind `before`.
+    pub(crate) fn behind(before: Option<LogId>) -> Self {
+        LogIds {
+            runs: Vec::new(),
+            end: before.map_or(0, |id| id.index + 1),
+            before,
+        }
+    }
+
+    /// The last record, or the last that was trimmed, if there is none.
     pub(crate) fn last(&self) -> Option<LogId> {
-        self.runs.last().map(|r| LogId {
+        let last = self.runs.last().map(|r| LogId {
             term: r.term,
             leader: r.leader,
             index: self.end - 1,
-        })
+        });
+        last.or(self.before)
+    }
+
+    /// Forgets all up to `before`. `false`, with nothing changed, when another record stands in its place.
+    #[must_use]
+    pub(crate) fn trim(&mut self, before: LogId) -> bool {
+        let begins = before.index + 1;
+        let knows = self.end > before.index && self.first_index().is_some_and(|first| first < begins);
+        if knows && self.get(before.index) != Some(before) {
+            return false;
+        }
+        if self.end <= begins {
+            *self = LogIds::behind(Some(before));
+            return true;
+        }
+        if !knows && self.first_index() != Some(begins) {
+            return false;
+        }
+        let keep = self
+            .runs
+            .partition_point(|r| r.first_index <= begins)
+            .saturating_sub(1);
+        self.runs.drain(..keep);
+        if let Some(first) = self.runs.first_mut() {
+            first.first_index = first.first_index.max(begins);
+        }
+        self.before = Some(before);
+        true
     }
 
     pub(crate) fn get(&self, index: u64) -> Option<LogId> {
+        if self.before.is_some_and(|before| before.index == index) {
+            return self.before;
+        }
         if index >= self.end {
             return None;
         }
@@ -84,7 +127,7 @@ impl LogIds {
             self.runs.pop();
         }
         self.end = if self.runs.is_empty() {
-            0
+            self.before.map_or(0, |id| id.index + 1)
         } else {
             self.end.min(first_removed)
         };
@@ -158,6 +201,11 @@ impl Places {
             self.list.pop();
         }
         self.broken = true;
+    }
+
+    /// Forgets the places in segments before `segment`.
+    pub(crate) fn trim(&mut self, segment: u32) {
+        self.list.retain(|p| p.at.segment >= segment);
     }
 
     /// A record is nowhere: the next one must have a place of its own.

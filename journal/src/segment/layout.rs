@@ -121,6 +121,13 @@ impl Layout {
         merged.unwrap_or_else(|| Lies::alone(dir, number))
     }
 
+    /// Forgets the segments before `segment`.
+    pub(crate) fn trim(&mut self, segment: u32) {
+        self.merged.retain(|number, _| *number >= segment);
+        self.ends.retain(|number, _| *number >= segment);
+        self.moves += 1;
+    }
+
     /// Whether anybody who asked here has the own file of `number` open.
     pub(crate) fn is_open(&self, number: u32) -> bool {
         let mut opened = self.opened.iter();

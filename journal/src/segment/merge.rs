@@ -4,6 +4,7 @@
 //! aside for a large one. Promises that at each moment, whatever fails, every segment lies somewhere as a whole: the originals
 //! go only once the merged file is durable, was read back from the disk and checked record by record, and has its name.
 
+use super::beginning;
 use super::core::Core;
 use super::error::Failure;
 use super::file;
@@ -238,9 +239,15 @@ impl Merge<'_> {
         self.unhindered()?;
         self.core
             .held
-            .change(|| self.publish(merged, sources, path, fresh))
-            .ok_or_else(Stopped::ended)??;
-        Ok(())
+            .change(|| {
+                if merged.range().0 < lock(&self.scrub.shared).first_segment {
+                    return Err(Stopped::NotNow(
+                        "what was to be merged was trimmed meanwhile".to_owned(),
+                    ));
+                }
+                Ok(self.publish(merged, sources, path, fresh)?)
+            })
+            .ok_or_else(Stopped::ended)?
     }
 
     /// Copies one segment. What of it can't be read stays behind, as zeros: whether patches stand for that is seen later.
@@ -352,6 +359,51 @@ impl Merge<'_> {
             self.core.space.reuse(number);
         }
         Ok(())
+    }
+
+    /// Removes the files of segments before `first`, oldest first, and what told of earlier beginnings. Returns how many, or `None` when it
+    /// was told not to go on.
+    pub(crate) fn remove_before(&mut self, first: u32) -> Result<Option<usize>, Failure> {
+        let (files, dir) = (self.scrub.files.clone(), self.scrub.dir.clone());
+        let names = files.list(&dir).map_err(Failure::new("list", &dir))?;
+        let number_in = |name: &str| {
+            let merged = || merged::range_of(name).filter(|(_, last)| *last < first);
+            let alone = file::number_of(name).filter(|number| *number < first);
+            alone.or_else(|| merged().map(|(number, _)| number))
+        };
+        let mut old: Vec<_> = names
+            .iter()
+            .filter_map(|n| Some((number_in(n)?, dir.join(n))))
+            .collect();
+        old.sort();
+        let mut used = None;
+        for (number, path) in &old {
+            if !(self.pace)(0) {
+                return Ok(None);
+            }
+            let may_be_used = used.is_none();
+            let disposed = self
+                .core
+                .held
+                .change(|| self.dispose_of(path, *number, may_be_used));
+            match disposed {
+                None => return Ok(None),
+                Some(disposed) => used = used.or(disposed?),
+            }
+        }
+        let ended = self.core.held.change(|| {
+            beginning::remove_earlier(&*files, &dir, first)?;
+            files.sync_dir(&dir).map_err(Failure::new(file::SYNC, &dir))
+        });
+        match ended {
+            None => return Ok(None),
+            Some(ended) => ended?,
+        }
+        // As of `publish`.
+        if let Some(number) = used {
+            self.core.space.reuse(number);
+        }
+        Ok(Some(old.len()))
     }
 
     /// Removes a file that segment `number` lay in, and perhaps others; or, if it `may_be_used`, puts it where it is used again:

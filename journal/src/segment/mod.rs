@@ -8,6 +8,7 @@
 // In the order of the data path: submitted, encoded, written; then read, recovered.
 mod background;
 mod batch;
+mod beginning;
 mod behind;
 mod cache;
 mod core;

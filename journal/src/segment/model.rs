@@ -165,4 +165,6 @@ pub struct Recovered {
     pub committed: Option<LogId>,
     /// Bytes of a torn write that were cut: never acknowledged ones.
     pub truncated_bytes: u64,
+    /// What the log had made of the state machine up to where it was trimmed; `None` if it was not.
+    pub beginning: Option<Vec<u8>>,
 }

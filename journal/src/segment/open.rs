@@ -1,5 +1,6 @@
 //! Opens a data directory: locks it, formats it when it is empty, and recovers what is in it.
 
+use super::beginning::{self, Beginning};
 use super::core::{Core, Io};
 use super::end::{END, EndFile, Witness};
 use super::error::{OpenError, from_failure};
@@ -68,6 +69,7 @@ pub(crate) fn open(
         last: ids.last(),
         committed: committed_end.checked_sub(1).and_then(|i| ids.get(i)),
         truncated_bytes: log.torn_bytes,
+        beginning: log.beginning.map(|b| b.state),
     };
     let known = Known { patches: log.patches };
     let durable = Position {
@@ -80,6 +82,7 @@ pub(crate) fn open(
         generations: log.generations,
         layout: log.layout,
         durable,
+        first_segment: log.first_segment,
         ..Shared::default()
     };
     let reached = Reached {
@@ -199,7 +202,10 @@ fn refuse_orphans(files: &dyn Files, dir: &Path, names: &[String]) -> Result<(),
     if names.iter().any(|n| n == VOTE) && load_vote(files, dir)?.1.is_some() {
         return Err(missing());
     }
-    if names.iter().any(|n| merged::range_of(n).is_some()) {
+    if names
+        .iter()
+        .any(|n| merged::range_of(n).is_some() || beginning::is_one(n))
+    {
         return Err(missing());
     }
     for number in names.iter().filter_map(|n| file::number_of(n)) {
@@ -266,6 +272,8 @@ fn garbled(path: &Path) -> OpenError {
 
 /// The log as recovered, ready to be written on.
 struct Log {
+    first_segment: u32,
+    beginning: Option<Beginning>,
     index: LogIndex,
     generations: BTreeMap<u32, u64>,
     layout: Layout,
@@ -296,6 +304,9 @@ impl Log {
         }
         // Only now: what is left over is needed by nothing that was read.
         found::remove(files, dir, &scan.leftovers).map_err(from_failure)?;
+        if let Some(beginning) = scan.beginning.as_ref().filter(|_| scan.beginning_is_spoilt) {
+            beginning.publish(files, dir).map_err(from_failure)?;
+        }
         let found = &scan.last;
         // A merged file is never written to: what followed there is lost, and nothing told of it.
         let cut = scan.cut || found.lies.part.is_some();
@@ -317,11 +328,15 @@ impl Log {
         let mut layout = scan.layout;
         // One behind it was made for a seal that was never written.
         layout.ends.retain(|number, _| *number < active.header.segment);
+        let first_segment = scan.beginning.as_ref().map_or(0, |b| b.segment);
         if active.header.follows != Follows::Nothing {
             let end = active.header.previous_end;
             layout.ends.insert(end.segment, end.offset);
         }
+        layout.trim(first_segment);
         Ok(Log {
+            first_segment,
+            beginning: scan.beginning,
             index: scan.index,
             generations,
             layout,

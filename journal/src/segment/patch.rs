@@ -236,6 +236,15 @@ impl Patches {
         self.list.push(patch);
     }
 
+    /// Takes out those that belong to segments before `segment`.
+    pub(crate) fn take_before(&mut self, segment: u32) -> Vec<Patch> {
+        let all = std::mem::take(self).list.into_iter();
+        let (stale, kept) = all.partition(|p| p.from.segment < segment);
+        let kept: Vec<Patch> = kept;
+        kept.into_iter().for_each(|patch| self.push(patch));
+        stale
+    }
+
     /// The one that continues a segment of `generation` at `at`, behind a record with the checksum `link`.
     pub(crate) fn continuing(&self, generation: u64, at: Position, link: u32) -> Option<&Patch> {
         let found = self.by_place.get(&(generation, at, link))?;

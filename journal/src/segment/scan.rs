@@ -2,12 +2,13 @@
 //!
 //! Promises to change nothing. Whether a missing range was torn or rotted is [`recover`]'s to decide.
 
+use super::beginning::{self, Beginning};
 use super::end;
 use super::error::OpenError;
 use super::file;
 use super::format::{Follows, Kind, Position, RECORD_HEADER_BYTES, RecordHeader};
 use super::found::{Found, find};
-use super::index::{LogIndex, SegmentLog};
+use super::index::{LogIds, LogIndex, SegmentLog};
 use super::layout::Layout;
 use super::merged;
 use super::metadata::Metadata;
@@ -22,6 +23,10 @@ use std::path::Path;
 
 /// What the files hold, nothing in them being changed.
 pub(crate) struct Scan {
+    /// Where the log begins, if anything of it was trimmed.
+    pub(crate) beginning: Option<Beginning>,
+    /// One of the two copies of that is damaged.
+    pub(crate) beginning_is_spoilt: bool,
     pub(crate) index: LogIndex,
     /// Of the segments up to the last one that is used, and of the patches.
     pub(crate) generations: BTreeMap<u32, u64>,
@@ -95,11 +100,19 @@ impl Scan {
     ) -> Result<Scan, Refused> {
         let files = &**env.files();
         let (witness, end_is_spoilt) = end::peek(files, dir)?;
-        let directory = find(files, dir, node, witness.as_ref())?;
+        let names = files.list(dir).map_err(OpenError::io("list", dir))?;
+        let told = beginning::find(files, dir, &names)?;
+        let first = told.beginning.as_ref().map_or(1, |b| b.segment);
+        let mut directory = find(files, dir, node, witness.as_ref(), first)?;
+        directory.leftovers.extend(told.leftovers);
         let layout = directory.layout();
         let mut segments = directory.segments;
         let witness = witness.map_or(Position::default(), |w| w.durable);
         let (mut patches, patch_number) = patch::load(files, dir, node)?;
+        let stale = patches.take_before(first).into_iter();
+        let stale =
+            stale.filter_map(|p| Some(file::path_of(dir, p.number).file_name()?.to_str()?.to_owned()));
+        directory.leftovers.extend(stale);
         // What is read here may never have reached the disk: a process that was killed between a write and its
         // sync leaves it in the page cache. From here on it counts as durable, so it has to be. That can be
         // the last segment, and the seal of the one before; every earlier seal was synced before a record was
@@ -111,7 +124,14 @@ impl Scan {
                 .sync_data()
                 .map_err(OpenError::io("sync", &s.lies.path))?;
         }
-        let mut index = LogIndex::default();
+        let mut index = LogIndex {
+            // Whatever the first file begins with: what was before is not known, and that may have been removed again.
+            ids: LogIds {
+                end: segments.first().map_or(0, |s| s.header.next_index),
+                ..LogIds::default()
+            },
+            ..LogIndex::default()
+        };
         let mut generations: BTreeMap<_, _> = patches
             .all()
             .iter()
@@ -199,9 +219,30 @@ impl Scan {
             };
             for (i, gap) in gaps.iter_mut().enumerate() {
                 gap.behind_another = i > 0;
-                gap.before = gap.first_wanted().checked_sub(1).and_then(|i| index.ids.get(i));
+                let trimmed = told.beginning.as_ref().map(|b| b.trimmed);
+                let before = |i| index.ids.get(i).or(trimmed.filter(|id| id.index == i));
+                gap.before = gap.first_wanted().checked_sub(1).and_then(before);
             }
+            if let Some(beginning) = &told.beginning
+                && !index.ids.trim(beginning.trimmed)
+                // Whether it would, once what is missing is there again, is seen then.
+                && gaps.is_empty()
+            {
+                return Err(OpenError::Contradiction {
+                    path: dir.to_owned(),
+                    what: format!(
+                        "its log does not go on behind record {}, up to which it was trimmed",
+                        beginning.trimmed.index
+                    ),
+                }
+                .into());
+            }
+            // Only what is committed is trimmed, and the records that said so may be among it.
+            let trimmed = told.beginning.as_ref().map_or(0, |b| b.trimmed.index + 1);
+            index.committed_end = index.committed_end.max(trimmed);
             return Ok(Scan {
+                beginning: told.beginning,
+                beginning_is_spoilt: told.is_spoilt,
                 index,
                 generations,
                 gaps,
@@ -225,7 +266,7 @@ impl Scan {
             });
         }
         Err(OpenError::Missing {
-            path: file::path_of(dir, segments.len() as u32 + 1),
+            path: file::path_of(dir, first + segments.len() as u32),
         }
         .into())
     }

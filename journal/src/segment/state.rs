@@ -3,8 +3,9 @@
 use super::cache::Cache;
 use super::format::Position;
 use super::index::{LogIds, Place, Places};
-use super::layout::Layout;
-use super::model::LogRecord;
+use super::layout::{Layout, Lies};
+use super::model::{LogId, LogRecord};
+use super::patch::PATCH_BIT;
 use super::writer::Change;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) layout: Layout,
     /// Everything before is durable.
     pub(crate) durable: Position,
+    /// Segments before this one are trimmed; 0 and 1: none is.
+    pub(crate) first_segment: u32,
 }
 
 impl Shared {
@@ -61,6 +64,68 @@ impl Shared {
             }
         }
         self.cache.written(number, cache_bytes);
+    }
+
+    /// Where each file with live records begins: its first segment, and the first of its records. In the order of the log; without those
+    /// before which a patch stands, of which nothing here tells whether it is part of them.
+    pub(crate) fn starts(&self) -> Vec<(u32, u64)> {
+        // The first place in each segment that has one.
+        let mut firsts = BTreeMap::new();
+        let mut before = None;
+        for place in &self.places.list {
+            let behind_a_patch = before.is_some_and(|segment| segment & PATCH_BIT != 0);
+            let first = (!behind_a_patch).then_some(place.first_index);
+            firsts.entry(place.at.segment).or_insert(first);
+            before = Some(place.at.segment);
+        }
+        let mut starts: Vec<(u32, u64)> = Vec::new();
+        let mut file: Option<(u32, Option<&Lies>)> = None;
+        let mut is_known = false;
+        for number in self.layout.ends.keys().copied().chain([self.durable.segment]) {
+            let home = self.layout.merged.get(&number);
+            let goes_on = match (file, home) {
+                (Some((_, Some(of))), Some(home)) => of.path == home.path,
+                _ => false,
+            };
+            if !goes_on {
+                file = Some((number, home));
+                is_known = false;
+            }
+            if let Some((first_segment, _)) = file
+                && let Some(first) = firsts.get(&number)
+                && !is_known
+            {
+                is_known = true;
+                starts.extend(first.map(|index| (first_segment, index)));
+            }
+        }
+        starts
+    }
+
+    /// The first segment of the last file whose first record is `next` or an earlier one.
+    pub(crate) fn start_before(&self, next: u64) -> u32 {
+        let starts = self.starts();
+        let start = starts.iter().rev().find(|(_, first)| *first <= next);
+        start.map_or(1, |(segment, _)| *segment).max(self.first_segment)
+    }
+
+    /// Whether the log can begin behind `before`: it is one of its records, or all of them lie before it.
+    pub(crate) fn can_begin_behind(&self, before: LogId) -> bool {
+        self.ids.clone().trim(before)
+    }
+
+    /// The log begins behind `before` now, in `segment`.
+    pub(crate) fn trim(&mut self, segment: u32, before: LogId) {
+        if self.ids.trim(before) {
+            self.places.trim(segment);
+            self.layout.trim(segment);
+            self.generations.retain(|number, _| *number >= segment);
+            self.first_segment = segment;
+            if self.ids.runs.is_empty() {
+                // What comes next need not follow what was there.
+                self.cache.truncate(0);
+            }
+        }
     }
 
     /// Where a reader finds `index`: a place, the index up to which it serves, its segment's generation.

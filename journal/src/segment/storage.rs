@@ -250,6 +250,25 @@ impl Storage {
         self.work();
     }
 
+    /// Has the log begin behind `trimmed`, of which and all before `state` is what the log had made of the state machine: that is
+    /// what [`Recovered::beginning`] gives from then on. A log that does not reach so far is empty afterwards, and goes on there. What
+    /// is trimmed is gone for readers on return, and for ever once `done` is called; its files go some time later.
+    pub fn begin_behind(&self, trimmed: LogId, state: Vec<u8>, done: Done) {
+        self.handle.core.submit(Op::Begin { trimmed, state, done });
+        self.work();
+    }
+
+    /// The first record of each file: behind the one before it the log can be made to begin.
+    pub fn starts(&self) -> Vec<u64> {
+        let starts = lock(&self.handle.core.shared).starts();
+        starts.into_iter().map(|(_, first)| first).collect()
+    }
+
+    /// Removes the files of what was trimmed, as a thread does with [`Execution::Threads`]. Returns how many. Blocks.
+    pub fn remove_trimmed(&self) -> usize {
+        background::remove_trimmed(&self.handle.core, &mut |_| true)
+    }
+
     /// Notes that everything up to `committed` is committed. Has no sync of its own: it rides with the next
     /// batch, or with the mark that is written when the log goes idle. So a restart may find an older one,
     /// never a newer one (H8).
@@ -310,7 +329,8 @@ impl Storage {
                 if next >= end {
                     return Ok(read.records);
                 }
-                if log.ids.get(next).is_none() {
+                let is_trimmed = log.ids.before.is_some_and(|before| next <= before.index);
+                if is_trimmed || log.ids.get(next).is_none() {
                     return read.or(ReadError::NotFound { index: next });
                 }
                 if let Some(cached) = log.cache.get(next, end, read.left) {
@@ -377,9 +397,11 @@ impl Storage {
         lock(&self.handle.core.shared).ids.last()
     }
 
-    /// The first record's index.
+    /// The first record's index; of a log that is empty since all of it was trimmed, that of the first one to come.
     pub fn first_index(&self) -> Option<u64> {
-        lock(&self.handle.core.shared).ids.first_index()
+        let shared = lock(&self.handle.core.shared);
+        let to_come = || shared.ids.before.map(|before| before.index + 1);
+        shared.ids.first_index().or_else(to_come)
     }
 
     /// The id of the record at `index`. Needs no disk.

@@ -84,6 +84,7 @@ impl Summary {
         let ids_end = next()?;
         let (runs, places) = (next()?, next()?);
         let mut ids = LogIds {
+            before: None,
             runs: Vec::new(),
             end: ids_end,
         };

@@ -197,6 +197,14 @@ impl Writer {
         self.committed_end = self.committed_end.min(first_removed);
     }
 
+    /// Goes on in a new segment, whose first record is `next`: whatever is before is trimmed. Returns its number.
+    pub(crate) fn begin_anew(&mut self, next: u64) -> Result<u32, Failure> {
+        self.next_index = next;
+        self.roll()?;
+        self.committed_end = self.committed_end.max(next);
+        Ok(self.active.header.segment)
+    }
+
     /// What every later record states as committed.
     pub(crate) fn set_committed(&mut self, committed_end: u64) {
         if redoubt_env::planted::on("h08_committed_not_saved") {

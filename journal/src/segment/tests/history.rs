@@ -51,6 +51,13 @@ pub(super) enum Act {
         byte: u64,
     },
     Merge,
+    /// Has the log begin behind so many parts of 16 of what is committed, at the place where a file begins, if `at_a_file`.
+    Trim {
+        upto: u64,
+        at_a_file: bool,
+    },
+    /// The files of what was trimmed go.
+    RemoveTrimmed,
     /// One step towards the next spare.
     Provide,
 }
@@ -101,6 +108,7 @@ pub(super) struct Pending {
     pub(super) steps: usize,
     pub(super) vote: usize,
     pub(super) identity: usize,
+    pub(super) trim: usize,
     /// What was known to be committed when it was submitted, if it carries that.
     pub(super) committed_end: u64,
 }

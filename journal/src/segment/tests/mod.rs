@@ -14,6 +14,7 @@ mod repair;
 mod scrub;
 mod space;
 mod torn_or_rotten;
+mod trim;
 mod vote;
 mod world;
 

@@ -30,6 +30,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Close),
         2 => (any::<usize>(), any::<u64>()).prop_map(|(record, byte)| Act::Rot { record, byte }),
         6 => Just(Act::Merge),
+        3 => (0u64..=16, any::<bool>()).prop_map(|(upto, at_a_file)| Act::Trim { upto, at_a_file }),
+        3 => Just(Act::RemoveTrimmed),
         6 => Just(Act::Provide),
     ]
 }

@@ -49,6 +49,11 @@ fn each_planted_bug_of_the_storage_is_caught() {
             "merge::a_file_that_somebody_reads_is_not_used_again",
             "reused_while_open",
         ),
+        ("trim::the_power_may_go_off_at_any_moment", "beginning_not_synced"),
+        (
+            "trim::the_power_may_go_off_at_any_moment",
+            "trimmed_without_a_beginning",
+        ),
         (
             "merge::what_was_written_wrongly_replaces_nothing",
             "merge_not_checked",

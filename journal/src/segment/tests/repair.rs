@@ -66,9 +66,10 @@ pub(super) fn try_heal(node: &Node, others: &[LogRecord]) -> Result<usize, OpenE
 /// The records of all segments, where they lie.
 pub(super) fn places(node: &Node) -> Vec<(u32, u32, RecordHeader)> {
     let mut found = Vec::new();
-    for segment in 1..=99 {
+    for segment in 1..=999 {
         let Some(bytes) = node.segment_bytes(segment) else {
-            break;
+            // Trimmed, or behind the last one.
+            continue;
         };
         let (header, _) = SegmentHeader::decode(&bytes[..SEGMENT_HEADER_BYTES as usize]).unwrap();
         let mut offset = SEGMENT_HEADER_BYTES;

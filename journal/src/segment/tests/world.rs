@@ -26,6 +26,8 @@ pub(super) struct World {
     vote: Kept<Option<Vote>>,
     /// `None` before the first start that succeeds.
     identity: Option<Kept<Identity>>,
+    /// The index of the first record that is not trimmed.
+    trims: Kept<u64>,
     pending: Vec<Pending>,
     committed_end: u64,
     /// What a recovery must find at least.
@@ -46,6 +48,8 @@ pub(super) struct World {
     pub(super) merges: usize,
     /// Times that a merged one was among them.
     pub(super) merged_again: usize,
+    /// Files that went because what was in them was trimmed.
+    pub(super) removed: usize,
     /// Gaps that were closed, and rot that nobody could close.
     pub(super) healed: usize,
     pub(super) refused: usize,
@@ -70,6 +74,8 @@ impl World {
             acked_steps: 0,
             vote: Kept::new(None),
             identity: None,
+            trims: Kept::new(0),
+            removed: 0,
             pending: Vec::new(),
             committed_end: 0,
             committed_floor: 0,
@@ -128,6 +134,7 @@ impl World {
             steps: self.steps.len(),
             vote: self.vote.newest(),
             identity: self.identity.as_ref().map_or(0, Kept::newest),
+            trim: self.trims.newest(),
             committed_end: if carries_committed { self.committed_end } else { 0 },
         });
         done
@@ -154,6 +161,7 @@ impl World {
                 check!(!waits, "an answer overtook another");
                 self.acked_steps = self.acked_steps.max(p.steps);
                 self.vote.acked = self.vote.acked.max(p.vote);
+                self.trims.acked = self.trims.acked.max(p.trim);
                 if let Some(identity) = &mut self.identity {
                     identity.acked = identity.acked.max(p.identity);
                 }
@@ -170,8 +178,15 @@ impl World {
     fn compare_reads(&mut self) -> Check {
         match read_all(self.storage()) {
             Ok(read) => {
-                let len = self.log().len();
-                check!(read == self.log(), "read {} records, not {len}", read.len());
+                let log = self.log();
+                let first = self.storage().first_index().unwrap_or(0);
+                check!(self.trims.allows(&first), "the log begins at {first}");
+                let (live, len) = (&log[(first as usize).min(log.len())..], log.len());
+                check!(
+                    read == live,
+                    "read {} records from {first} on, not up to {len}",
+                    read.len()
+                );
             }
             Err(e) => check!(self.node.files.is_off() || !self.new_faults().is_empty(), "{e}"),
         }
@@ -322,20 +337,28 @@ impl World {
     /// Compares what a start found with what it must find, and goes on from there.
     fn compare(&mut self, recovered: Recovered, found: Vec<LogRecord>) -> Check {
         let mut log = self.base.clone();
-        let mut matches = false;
+        let first = match &recovered.beginning {
+            Some(state) => u64::from_le_bytes(state[..].try_into().map_err(|_| "the state is another")?),
+            None => 0,
+        };
+        check!(self.trims.allows(&first), "the log begins at {first}");
+        let mut matches = None;
         for m in 0..=self.steps.len() {
-            matches |= m >= self.acked_steps && log == found;
+            if m >= self.acked_steps && log.get(first as usize..) == Some(&found) {
+                matches = Some(log.clone());
+            }
             if let Some(step) = self.steps.get(m) {
                 step.apply(&mut log);
             }
         }
         let (acked, all, len) = (self.acked_steps, self.steps.len(), found.len());
-        check!(
-            matches,
-            "{len} records are the log after none of steps {acked} to {all}"
-        );
+        let Some(log) = matches else {
+            return Err(format!(
+                "{len} records from {first} on are the log after none of steps {acked} to {all}"
+            ));
+        };
         let last = recovered.last;
-        check!(last == found.last().map(|r| r.id), "last is {last:?}");
+        check!(last == log.last().map(|r| r.id), "last is {last:?}");
         let vote = recovered.vote;
         check!(self.vote.allows(&vote), "vote is {vote:?}");
         let identity = recovered.identity;
@@ -348,7 +371,8 @@ impl World {
             "committed is {committed}, not {floor} to {end}"
         );
 
-        self.base = found;
+        self.base = log;
+        self.trims = Kept::new(first);
         self.steps.clear();
         self.pending.clear();
         self.acked_steps = 0;

@@ -75,6 +75,8 @@ impl World {
             }
             Act::Rot { record, byte } => self.rot(*record, *byte)?,
             Act::Merge => self.merge()?,
+            Act::Trim { upto, at_a_file } => self.trim(*upto, *at_a_file),
+            Act::RemoveTrimmed => self.remove_trimmed()?,
             // Whatever fails, there is no spare then.
             Act::Provide => {
                 drop(self.storage().provide());
@@ -111,6 +113,35 @@ impl World {
             self.committed_end = end;
             self.storage().save_committed(last.id);
         }
+    }
+
+    fn trim(&mut self, upto: u64, at_a_file: bool) {
+        let first = self.trims.values[self.trims.newest()];
+        let mut next = first + self.committed_end.saturating_sub(first) * upto / 16;
+        if at_a_file {
+            let starts = self.storage().starts().into_iter();
+            next = starts.filter(|start| *start <= next).max().unwrap_or(0);
+        }
+        if next <= first {
+            return;
+        }
+        let last = self.log()[next as usize - 1].id;
+        self.trims.values.push(next);
+        let done = self.pend(false);
+        self.storage()
+            .begin_behind(last, next.to_le_bytes().to_vec(), done);
+    }
+
+    fn remove_trimmed(&mut self) -> Check {
+        let before = self.node.paths("editlog").len();
+        let removed = self.storage().remove_trimmed();
+        let left = self.node.paths("editlog").len();
+        self.removed += before - left;
+        check!(
+            left <= before,
+            "{removed} were removed, and of {before} files {left} are left"
+        );
+        Ok(())
     }
 
     /// Has all that was submitted done, and the log marked.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use redoubt_env::Env;
-use redoubt_journal::base::FoldAfter;
+use redoubt_journal::base::{FoldAfter, Retention};
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use std::io::IsTerminal;
@@ -65,6 +65,12 @@ struct Args {
     /// Or so many editlogs, whichever comes first.
     #[arg(long)]
     fold_at_editlogs: Option<u64>,
+    /// Seconds for which every moment of the past can be restored: older bases, and the editlogs behind them, are kept so long.
+    #[arg(long)]
+    retain_seconds: Option<u64>,
+    /// But for no more than so many bytes, bases and editlogs together; the newest base and what is behind it stay in any case.
+    #[arg(long)]
+    retain_bytes: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -124,6 +130,9 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let mut fold_after = FoldAfter::default();
     set(&mut fold_after.bytes, args.fold_at_bytes);
     set(&mut fold_after.editlogs, args.fold_at_editlogs);
+    let mut retention = Retention::default();
+    set(&mut retention.age, args.retain_seconds.map(Duration::from_secs));
+    set(&mut retention.bytes, args.retain_bytes);
     let config = NodeConfig {
         name: args.name,
         address: args.listen,
@@ -135,6 +144,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
             bytes: args.checkpoint_every_bytes.unwrap_or(every.bytes).max(1),
         },
         fold_after,
+        retention,
     };
     Ok(redoubt_journal::server::run(Env::real(), config, stop).await?)
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cluster::{REPLID, RUN_ID, RunningNode, Trio, append, outcome, send};
 use redoubt_client::{Chunks, Client, ClientConfig, ClientError, Description, Reason, WriterError};
 use redoubt_env::Env;
+use redoubt_journal::base::Retention;
 use redoubt_types::limits::BASE_CHUNK_BYTES;
 use redoubt_types::{Base, BaseChecksum, BaseName, Chain, Db, JournalName, Offset, WallTime};
 use std::time::Duration;
@@ -164,8 +165,7 @@ async fn a_base_that_a_majority_holds_becomes_the_journals_and_the_third_node_ge
     // Each node knows it after a start of its own.
     for i in 0..3 {
         trio.nodes[i].stop().await;
-        let (env, address) = (trio.env.clone(), trio.nodes[i].address.clone());
-        trio.nodes[i] = RunningNode::start(&env, &format!("n{i}"), trio.dirs[i].path(), &address).await;
+        trio.start_again(i).await;
     }
     held_by_all(&client, &trio, &second).await;
 }
@@ -354,4 +354,243 @@ async fn a_reader_goes_on_from_another_node_where_a_copy_has_rotted() {
     let fold = status.iter().find_map(|(_, s)| s.as_ref().ok()?.fold.clone());
     let behind = stream.len() as u64 - good.at().get();
     assert_eq!(fold.expect("the leader knows").bytes_since_base, behind);
+}
+
+/// Nothing of the past is to be restorable.
+const NO_PAST: Retention = Retention {
+    age: Duration::ZERO,
+    bytes: 0,
+};
+/// More than a segment has, so that each of a few entries fills most of one.
+const LARGE_BYTES: usize = 700 * 1024;
+
+/// Appends `count` large groups behind `stream`.
+async fn write_large(trio: &mut Trio, stream: &mut Vec<u8>, count: usize) -> usize {
+    let (leader, grant) = trio.acquire(7).await;
+    for _ in 0..count {
+        let value = vec![b'x'; LARGE_BYTES];
+        let mut payload = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${LARGE_BYTES}\r\n").into_bytes();
+        payload.extend_from_slice(&value);
+        payload.extend_from_slice(b"\r\n");
+        let chain = Chain::EMPTY.extend(stream);
+        let request = append(grant.epoch, REPLID, stream.len() as u64, chain, &payload);
+        let answers = send(&trio.nodes[leader], vec![request]).await;
+        assert!(answers.iter().all(|a| outcome(a).is_ok()), "{answers:?}");
+        stream.extend_from_slice(&payload);
+    }
+    leader
+}
+
+/// The base at the end of `stream`, which has so many groups.
+fn base_at_end(stream: &[u8], groups: usize, rdb: &[u8]) -> Base {
+    Base {
+        name: BaseName {
+            at: Offset::new(stream.len() as u64),
+            checksum: BaseChecksum::default().extend(rdb).get(),
+        },
+        groups: groups as u64,
+        db: Db::new(0),
+        chain: Chain::EMPTY.extend(stream),
+        ..base(SELECT, 1, rdb)
+    }
+}
+
+async fn beginning(client: &Client, node: &RunningNode) -> u64 {
+    describe(client, node).await.beginning.get()
+}
+
+/// Waits until the node's log begins behind its first byte; returns where.
+async fn trimmed(client: &Client, node: &RunningNode) -> u64 {
+    for _ in 0..400 {
+        let at = beginning(client, node).await;
+        if at > 0 {
+            return at;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{} trimmed nothing", node.address);
+}
+
+fn log_bytes(trio: &Trio, i: usize) -> u64 {
+    let all = std::fs::read_dir(trio.dirs[i].path()).unwrap();
+    let of = all
+        .map(|e| e.unwrap())
+        .filter(|e| e.file_name().to_string_lossy().starts_with("editlog"));
+    of.map(|e| e.metadata().unwrap().len()).sum()
+}
+
+/// Every node serves what is behind the base, and refuses what is before its log.
+async fn serves_the_rest(trio: &Trio, client: &Client, at: u64, stream: &[u8]) {
+    for node in &trio.nodes {
+        let rest = cluster::bytes(&cluster::tail(node, at).await);
+        // The entry that holds the first byte comes whole.
+        assert!(
+            stream.ends_with(&rest) && rest.len() as u64 >= stream.len() as u64 - at,
+            "{}",
+            node.address
+        );
+        let events = cluster::tail(node, 0).await;
+        let refused = match events.first().and_then(|e| e.event.as_ref()) {
+            Some(redoubt_proto::v1::tail_response::Event::Refused(r)) => r.reason(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused, redoubt_proto::v1::Reason::BeforeBeginning);
+        assert!(beginning(client, node).await <= at);
+    }
+}
+
+#[tokio::test]
+async fn what_a_base_covers_goes_from_every_node_and_what_follows_stays_also_after_a_restart() {
+    let mut trio = Trio::start_with(NO_PAST).await;
+    let mut stream = Vec::new();
+    write_large(&mut trio, &mut stream, 8).await;
+    let (client, bytes) = (client(&trio), rdb(1));
+    let first = base_at_end(&stream, 8, &bytes);
+    let at = first.at().get();
+    write_large(&mut trio, &mut stream, 2).await;
+    for node in &trio.nodes {
+        put(&client, node, &first, &bytes).await.unwrap();
+    }
+    client.commit_base(&first, None, DEADLINE).await.unwrap();
+    for i in 0..3 {
+        let begins = trimmed(&client, &trio.nodes[i]).await;
+        assert!(
+            begins <= at && begins > at - 2 * LARGE_BYTES as u64,
+            "{begins} of {at}"
+        );
+    }
+    serves_the_rest(&trio, &client, at, &stream).await;
+    for attempt in 0.. {
+        // Ten large entries were in as many segments.
+        let left: Vec<_> = (0..3).map(|i| log_bytes(&trio, i)).collect();
+        if left.iter().all(|bytes| *bytes <= 6 << 20) {
+            break;
+        }
+        assert!(attempt < 400, "{left:?} bytes of editlogs are left");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    for i in 0..3 {
+        trio.nodes[i].stop().await;
+        trio.start_again(i).await;
+    }
+    serves_the_rest(&trio, &client, at, &stream).await;
+    write_large(&mut trio, &mut stream, 3).await;
+    serves_the_rest(&trio, &client, at, &stream).await;
+    // And again, from one base to the next.
+    let newer = rdb(3);
+    let second = base_at_end(&stream, 13, &newer);
+    for node in &trio.nodes {
+        put(&client, node, &second, &newer).await.unwrap();
+    }
+    client
+        .commit_base(&second, Some(first.name), DEADLINE)
+        .await
+        .unwrap();
+    held_by_all(&client, &trio, &second).await;
+    for i in 0..3 {
+        for attempt in 0.. {
+            let files: Vec<_> = std::fs::read_dir(trio.dirs[i].path().join("bases"))
+                .unwrap()
+                .collect();
+            if beginning(&client, &trio.nodes[i]).await > at && files.len() == 2 {
+                break;
+            }
+            assert!(attempt < 400, "n{i} keeps {files:?}");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_while_the_others_trimmed_gets_their_state_and_the_base() {
+    let mut trio = Trio::start_with(NO_PAST).await;
+    let mut stream = Vec::new();
+    let leader = write_large(&mut trio, &mut stream, 2).await;
+    let away = (leader + 1) % 3;
+    trio.nodes[away].stop().await;
+    write_large(&mut trio, &mut stream, 6).await;
+    let (client, bytes) = (client(&trio), rdb(1));
+    let base = base_at_end(&stream, 8, &bytes);
+    write_large(&mut trio, &mut stream, 2).await;
+    for i in (0..3).filter(|i| *i != away) {
+        put(&client, &trio.nodes[i], &base, &bytes).await.unwrap();
+    }
+    client.commit_base(&base, None, DEADLINE).await.unwrap();
+    for i in (0..3).filter(|i| *i != away) {
+        trimmed(&client, &trio.nodes[i]).await;
+    }
+    trio.start_again(away).await;
+    held_by_all(&client, &trio, &base).await;
+    serves_the_rest(&trio, &client, base.at().get(), &stream).await;
+    // From its own disk too, and with it a majority.
+    trio.nodes[away].stop().await;
+    trio.start_again(away).await;
+    trio.nodes[leader].stop().await;
+    write_large(&mut trio, &mut stream, 2).await;
+    trio.start_again(leader).await;
+    held_by_all(&client, &trio, &base).await;
+    serves_the_rest(&trio, &client, base.at().get(), &stream).await;
+}
+
+#[tokio::test]
+async fn h19_a_node_trims_nothing_below_a_base_that_it_does_not_hold() {
+    let mut trio = Trio::start_with(NO_PAST).await;
+    let mut stream = Vec::new();
+    let leader = write_large(&mut trio, &mut stream, 6).await;
+    let (client, bytes) = (client(&trio), rdb(1));
+    let base = base_at_end(&stream, 6, &bytes);
+    let away = (leader + 1) % 3;
+    // It has all of the journal.
+    for node in &trio.nodes {
+        assert!(cluster::bytes(&cluster::tail(node, 0).await) == stream);
+    }
+    trio.nodes[away].stop().await;
+    for i in (0..3).filter(|i| *i != away) {
+        put(&client, &trio.nodes[i], &base, &bytes).await.unwrap();
+    }
+    client.commit_base(&base, None, DEADLINE).await.unwrap();
+    for i in (0..3).filter(|i| *i != away) {
+        trimmed(&client, &trio.nodes[i]).await;
+        trio.nodes[i].stop().await;
+        // Both lose it.
+        std::fs::remove_dir_all(trio.dirs[i].path().join("bases")).unwrap();
+        trio.start_again(i).await;
+    }
+    trio.start_again(away).await;
+    for attempt in 0.. {
+        let d = describe(&client, &trio.nodes[away]).await;
+        if d.base.is_some() {
+            break;
+        }
+        assert!(attempt < 400, "it never learnt of the base");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    // Longer than it takes to look at the bases a few times.
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let d = describe(&client, &trio.nodes[away]).await;
+        assert_eq!((d.beginning, d.holds_base), (Offset::ZERO, false));
+    }
+    assert!(cluster::bytes(&cluster::tail(&trio.nodes[away], 0).await) == stream);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn h19_planted_bugs_are_caught() {
+    for (test, bug) in [
+        (
+            "h19_a_node_trims_nothing_below_a_base_that_it_does_not_hold",
+            "h19_trims_without_the_base",
+        ),
+        (
+            "h19_a_base_that_lies_is_refused_and_one_that_a_single_node_holds",
+            "h19_any_base",
+        ),
+        (
+            "h19_a_base_that_lies_is_refused_and_one_that_a_single_node_holds",
+            "h19_base_of_one",
+        ),
+    ] {
+        redoubt_env::planted::assert_catches(test, bug);
+    }
 }

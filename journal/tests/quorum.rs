@@ -11,7 +11,7 @@ mod cluster;
 
 use cluster::{REPLID, RUN_ID, Trio, append, bytes, outcome, send, tail};
 use redoubt_env::Env;
-use redoubt_journal::base::FoldAfter;
+use redoubt_journal::base::{FoldAfter, Retention};
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, Node, NodeConfig};
 use redoubt_journal::segment::{ClusterMembershipSeed, Options, SeedMember};
 use redoubt_proto::v1;
@@ -379,6 +379,7 @@ async fn h06_a_bootstrap_whose_caller_left_is_finished_or_the_node_ends() {
             metadata: MetadataStore::Sled,
             checkpoint_every: CheckpointEvery::default(),
             fold_after: FoldAfter::default(),
+            retention: Retention::default(),
         };
         let node = Node::open(env.clone(), config()).await.unwrap();
         let seed = ClusterMembershipSeed {

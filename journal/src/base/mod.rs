@@ -6,11 +6,13 @@
 //!
 //! Promises that a base is held whole, as its checksums say, or not at all: also after a crash at any step.
 
+mod retention;
 mod shelf;
 mod store;
 mod sums;
 mod turn;
 
+pub use retention::{Kept, Retention};
 pub(crate) use shelf::BASES;
 pub use shelf::{PutError, ReadBaseError};
 pub use store::{BaseStore, Incoming};

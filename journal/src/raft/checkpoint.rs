@@ -105,9 +105,22 @@ impl Checkpoint {
         lies_before.then_some(found)
     }
 
+    /// Forgets those that are of no use once the log begins behind entry `index`.
+    pub(super) fn forget_before(storage: &Storage, index: u64) {
+        while let Some((found, value)) = storage.kept(&key(0), &key(index)) {
+            // One that can't be read takes its second key with it only when the log is written anew: it says nothing.
+            if let Some(found) = Self::decode(&value) {
+                storage.forget(key_at(found.standing.tail, found.applied.index));
+            }
+            storage.forget(found);
+        }
+    }
+
     fn at_or_before(storage: &Storage, mut most: u64, cluster: ClusterId) -> Option<Self> {
+        // What is older is not of any log that is here; where it was trimmed, the beginning says more.
+        let least = storage.trimmed().map_or(0, |id| id.index + 1);
         loop {
-            let (key, value) = storage.kept(&key(0), &key(most))?;
+            let (key, value) = storage.kept(&key(least), &key(most))?;
             let index = index_of(&key)?;
             let found = Self::decode(&value).filter(|c| c.is_of(storage, index, cluster));
             if found.is_some() {
@@ -128,7 +141,7 @@ impl Checkpoint {
         self.applied.index == index && self.standing.cluster == cluster && in_log
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let s = &self.standing;
         let membership = self.membership.membership();
         let message = v1::Checkpoint {
@@ -166,7 +179,7 @@ impl Checkpoint {
     }
 
     /// Reads it; `None` when the bytes are damaged, or of another version.
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (bytes, crc) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) && !cfg!(fuzzing) {
             return None;

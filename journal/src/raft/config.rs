@@ -1,7 +1,7 @@
 //! What a node is told, and what can go wrong.
 
 use super::checkpoint::CheckpointEvery;
-use crate::base::FoldAfter;
+use crate::base::{FoldAfter, Retention};
 use crate::segment::{MapMetadata, Metadata, OpenError, Options, SledMetadata};
 use openraft::{Config, SnapshotPolicy};
 use redoubt_types::limits::{
@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub checkpoint_every: CheckpointEvery,
     /// When a fold is due, while this node leads.
     pub fold_after: FoldAfter,
+    /// What is kept for a restore to the past.
+    pub retention: Retention,
 }
 
 /// Where a node keeps what can be rebuilt from its segments.
@@ -69,6 +71,9 @@ pub enum NodeError {
     /// Raft stopped.
     #[error("Raft stopped: {0}")]
     Raft(String),
+    /// What the log begins behind is not readable by this version.
+    #[error("the state that the log begins behind is of another version, or no state")]
+    Beginning,
     /// The bases can't be opened.
     #[error("the bases can't be opened: {0}")]
     Bases(std::io::Error),
@@ -132,9 +137,11 @@ pub(super) fn raft_config(cluster: &str) -> Result<Config, openraft::ConfigError
         // A node that led before it was restarted has applied less than it acknowledged: it must be elected again,
         // in a term whose first entry stands behind all of that (H1, H8).
         enable_leader_restore: Some(redoubt_env::planted::on("h08_leader_restored")),
-        // The log is the journal: nothing of it goes before a base covers it.
+        // The log is the journal: nothing of it goes before a base covers it. A snapshot is what the log begins behind, and is built
+        // only then (`trim.rs`): all that it covers goes.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
+        max_in_snapshot_log_to_keep: 0,
+        purge_batch_size: 1,
         ..Config::default()
     }
     .validate()

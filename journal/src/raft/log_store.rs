@@ -1,6 +1,7 @@
 //! openraft's log storage over the segments. The vote, the log and their order are the I/O thread's; openraft
 //! sees completions.
 
+use super::machine::Machine;
 use super::types::{
     Entry, LogId, TypeConfig, Vote, entry_from_disk, entry_to_disk, log_id_from_disk, log_id_to_disk,
     vote_of, vote_to_disk,
@@ -21,16 +22,18 @@ pub(super) struct LogStore {
     storage: Storage,
     vote: Arc<Mutex<Option<Vote>>>,
     committed: Option<LogId>,
+    machine: Machine,
 }
 
 impl LogStore {
-    pub(super) fn new(storage: Storage, recovered: &Recovered) -> Self {
+    pub(super) fn new(storage: Storage, recovered: &Recovered, machine: Machine) -> Self {
         let vote = recovered.vote.map(|v| vote_of(v.term, v.node, v.committed));
         let committed = recovered.committed.as_ref().map(log_id_from_disk);
         LogStore {
             storage,
             vote: Arc::new(Mutex::new(vote)),
             committed,
+            machine,
         }
     }
 
@@ -107,7 +110,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let last_log_id = self.storage.last_log_id().as_ref().map(log_id_from_disk);
         Ok(LogState {
-            last_purged_log_id: None,
+            last_purged_log_id: self.storage.trimmed().as_ref().map(log_id_from_disk),
             last_log_id,
         })
     }
@@ -152,10 +155,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        // Nothing may be trimmed that no verified base covers, and there are no bases yet: a purge is only
-        // ever asked for by a snapshot, and none is built.
-        Err(io::Error::other(format!(
-            "a purge up to {log_id} was asked for, but no base covers the log"
-        )))
+        // Only what a snapshot covers is purged, and one is built only of what a base covers (`trim.rs`).
+        self.machine.trim(log_id).await
     }
 }

@@ -1,7 +1,7 @@
 //! The state machine under openraft: admission in log order, the offset index, and the leader's lease clock.
 
 use super::checkpoint::{Checkpoint, CheckpointEvery};
-use super::types::{Entry, LogId, StoredMembership, TypeConfig};
+use super::types::{Entry, LogId, StoredMembership, TypeConfig, log_id_to_disk};
 use crate::append::{Admission, Command, EntryIndex, IndexEntry, LeaseKeeper, Verdict};
 use crate::segment::Storage;
 use futures_util::{Stream, TryStreamExt};
@@ -12,7 +12,7 @@ use redoubt_env::Env;
 use redoubt_types::Offset;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// What the log has made of the journal so far on this node.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct JournalState {
     since: CheckpointEvery,
     /// The place behind the last checkpoint, and the tail there.
     checkpointed: (u64, Offset),
+    /// Where the log begins.
+    pub(super) beginning: Offset,
 }
 
 impl JournalState {
@@ -44,6 +46,7 @@ impl JournalState {
             every,
             since: CheckpointEvery { entries: 0, bytes: 0 },
             checkpointed: (0, Offset::ZERO),
+            beginning: Offset::ZERO,
         };
         let Some(checkpoint) = checkpoint else {
             return beginning;
@@ -68,7 +71,7 @@ impl JournalState {
 
     /// The first offset that this node's log holds.
     pub fn beginning(&self) -> Offset {
-        Offset::ZERO
+        self.beginning
     }
 
     /// The place of the entry that comes next.
@@ -172,15 +175,29 @@ pub struct Progress {
 pub(super) struct Machine {
     state: Arc<Mutex<JournalState>>,
     progress: watch::Sender<Progress>,
+    snapshots: Arc<Mutex<Snapshots>>,
     /// Keeps the checkpoints.
     storage: Storage,
     env: Env,
 }
 
 impl Machine {
-    /// Goes on from `state`.
-    pub(super) fn new(env: Env, storage: Storage, state: JournalState) -> Self {
+    /// Goes on from `state`; the log begins behind `beginning`.
+    pub(super) fn new(
+        env: Env,
+        storage: Storage,
+        mut state: JournalState,
+        beginning: Option<Checkpoint>,
+    ) -> Self {
+        state.beginning = beginning.as_ref().map_or(Offset::ZERO, |b| b.standing.tail);
+        let begins = beginning.map(Arc::new);
+        let snapshots = Snapshots {
+            current: begins.clone(),
+            begins,
+            next: None,
+        };
         let machine = Machine {
+            snapshots: Arc::new(Mutex::new(snapshots)),
             state: Arc::new(Mutex::new(state)),
             progress: watch::Sender::new(Progress::default()),
             storage,
@@ -226,8 +243,8 @@ impl Machine {
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = Arc<Checkpoint>;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let state = self.state();
@@ -248,42 +265,126 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        None
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(Builder(self.clone()))
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, (): ()) -> Result<(), io::Error> {
-        Err(no_snapshots(&format!(
-            "one up to {:?} was offered",
-            meta.last_log_id
-        )))
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Arc<Checkpoint>,
+    ) -> Result<(), io::Error> {
+        // Durable before the state is another one: what is answered from then on must be there after a crash.
+        begin_behind(&self.storage, &snapshot).await?;
+        let every = self.state().every;
+        let mut state = JournalState::from(Some(Checkpoint::clone(&snapshot)), every, &self.env);
+        state.beginning = snapshot.standing.tail;
+        *self.state() = state;
+        {
+            let mut snapshots = self.snapshots();
+            snapshots.current = Some(snapshot.clone());
+            snapshots.begins = Some(snapshot);
+        }
+        self.publish();
+        Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, ()>>, io::Error> {
-        Ok(None)
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, Arc<Checkpoint>>>, io::Error> {
+        Ok(self.snapshots().current.clone().map(snapshot_of))
     }
 }
 
-/// There are no snapshots: the log is kept whole, so every node can be brought up from it. They come with bases.
-pub(super) struct NoSnapshots;
+/// What the log begins behind: the state that it had made up to there. It is small, and all that a node needs which lacks that part of
+/// the log, besides the base that everything since then is about, which it gets by itself.
+#[derive(Debug, Default)]
+struct Snapshots {
+    begins: Option<Arc<Checkpoint>>,
+    /// That, or what was built since and what it begins behind soon.
+    current: Option<Arc<Checkpoint>>,
+    /// What is built next.
+    next: Option<Arc<Checkpoint>>,
+}
 
-impl RaftSnapshotBuilder<TypeConfig> for NoSnapshots {
-    type SnapshotData = ();
-
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, ()>, io::Error> {
-        Err(no_snapshots("one was asked for"))
+pub(super) fn snapshot_of(checkpoint: Arc<Checkpoint>) -> SnapshotOf<TypeConfig, Arc<Checkpoint>> {
+    SnapshotOf::<TypeConfig, Arc<Checkpoint>> {
+        meta: SnapshotMetaOf::<TypeConfig> {
+            last_log_id: Some(checkpoint.applied),
+            last_membership: checkpoint.membership.clone(),
+        },
+        snapshot: checkpoint,
     }
 }
 
-fn no_snapshots(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!("the log is kept whole, there are no snapshots: {what}"),
-    )
+async fn begin_behind(storage: &Storage, checkpoint: &Checkpoint) -> io::Result<()> {
+    let (tx, rx) = oneshot::channel();
+    let done = Box::new(move |result| drop(tx.send(result)));
+    storage.begin_behind(log_id_to_disk(&checkpoint.applied), checkpoint.encode(), done);
+    rx.await
+        .unwrap_or_else(|_| Err(io::Error::other("the storage thread has ended")))?;
+    Checkpoint::forget_before(storage, checkpoint.applied.index);
+    Ok(())
+}
+
+impl Machine {
+    fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the log begins behind.
+    pub(super) fn beginning(&self) -> Option<Arc<Checkpoint>> {
+        self.snapshots().begins.clone()
+    }
+
+    /// The next snapshot that is built is this one: the log is to begin behind it.
+    pub(super) fn prepare(&self, checkpoint: Checkpoint) {
+        self.snapshots().next = Some(Arc::new(checkpoint));
+    }
+
+    /// Has the log begin behind `upto`, of which a snapshot was built.
+    ///
+    /// # Errors
+    /// When there is none of it, or it can't be made durable.
+    pub(super) async fn trim(&self, upto: LogId) -> io::Result<()> {
+        if self.storage.trimmed().is_some_and(|id| id.index >= upto.index) {
+            return Ok(());
+        }
+        let current = self.snapshots().current.clone().filter(|c| c.applied == upto);
+        let Some(checkpoint) = current else {
+            return Err(io::Error::other(format!(
+                "the log was to be trimmed up to {upto}, of which there is no snapshot"
+            )));
+        };
+        begin_behind(&self.storage, &checkpoint).await?;
+        self.state().beginning = checkpoint.standing.tail;
+        self.snapshots().begins = Some(checkpoint);
+        Ok(())
+    }
+}
+
+/// Builds what was prepared; else what there was is built again.
+pub(super) struct Builder(Machine);
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Arc<Checkpoint>;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Arc<Checkpoint>>, io::Error> {
+        let mut snapshots = self.0.snapshots();
+        if let Some(next) = snapshots.next.take() {
+            snapshots.current = Some(next);
+        }
+        let current = snapshots.current.clone();
+        drop(snapshots);
+        let current = current.ok_or_else(|| {
+            io::Error::other("a snapshot was asked for, but the log begins with its first entry")
+        })?;
+        Ok(snapshot_of(current))
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod read_index;
 mod repair;
 mod service;
 mod steward;
+mod trim;
 mod types;
 
 pub use bases::{BaseDoubt, Standpoint};

@@ -1,5 +1,6 @@
 //! Raft's calls to peers. Every request names the cluster and both incarnations (H6).
 
+use super::checkpoint::Checkpoint;
 use super::coalesce::coalesced;
 use super::condition::{Condition, Conditions};
 use super::types::{
@@ -23,7 +24,6 @@ use redoubt_types::limits::{GRPC_MESSAGE_BYTES_MAX, RPC_DEADLINE};
 use redoubt_types::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,6 +60,9 @@ const STREAM_DEADLINE: Duration = RPC_DEADLINE;
 const STREAM_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause between attempts: what a node that comes back waits for at most.
 const STREAM_PAUSE_MAX: Duration = Duration::from_millis(300);
+
+/// How long a peer may take to take a state.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(10);
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
@@ -279,7 +282,7 @@ fn vote_response(r: v1::RaftVoteResponse) -> Result<VoteResponse<TypeConfig>, RP
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = ();
+    type SnapshotData = Arc<Checkpoint>;
 
     async fn append_entries(
         &mut self,
@@ -368,16 +371,31 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: SnapshotOf<TypeConfig, ()>,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, Arc<Checkpoint>>,
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let why = io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the log is kept whole, there are no snapshots",
-        );
-        Err(StreamingError::Unreachable(Unreachable::new(&why)))
+        let request = v1::RaftSnapshotRequest {
+            envelope: Some(self.envelope.clone()),
+            vote: Some(vote_to_wire(&vote)),
+            state: snapshot.snapshot.encode().into(),
+        };
+        // A state of kilobytes; but a node that takes it writes it to its disk, which may be slow.
+        let mut client = self.client.clone();
+        let call = client.install_snapshot(request);
+        let answer = self.env.timeout(SNAPSHOT_DEADLINE, call).await;
+        let failed = |why: String| StreamingError::Unreachable(Unreachable::new(&AnyError::error(why)));
+        let answer = answer.map_err(|e| failed(e.to_string()))?;
+        let answer = answer
+            .map_err(|status| failed(status.message().to_owned()))?
+            .into_inner();
+        match (answer.refused, &answer.vote) {
+            (None, Some(vote)) => Ok(SnapshotResponse::new(vote_from_wire(vote))),
+            (refused, _) => Err(failed(
+                refused.unwrap_or_else(|| "its answer is empty".to_owned()),
+            )),
+        }
     }
 
     async fn transfer_leader(

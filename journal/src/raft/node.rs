@@ -56,9 +56,9 @@ pub struct Node {
     pub(super) conditions: Conditions,
     recovered: Recovered,
     identity: Mutex<Identity>,
-    machine: Machine,
+    pub(super) machine: Machine,
     /// The older parts of the index.
-    pages: Pages,
+    pub(super) pages: Pages,
     peers: Peers,
     pub(super) bases: BaseStore,
     turns: Mutex<Turns>,
@@ -89,9 +89,13 @@ impl Node {
         let cluster = recovered.identity.cluster.as_ref().map(|seed| seed.cluster);
         let committed = recovered.committed.as_ref().map(log_id_from_disk);
         let checkpoint = cluster.and_then(|c| Checkpoint::newest(&storage, committed, c));
-        let state = JournalState::from(checkpoint, every, &env);
+        let beginning = match &recovered.beginning {
+            None => None,
+            Some(bytes) => Some(Checkpoint::decode(bytes).ok_or(NodeError::Beginning)?),
+        };
+        let state = JournalState::from(checkpoint.or_else(|| beginning.clone()), every, &env);
         let node = Arc::new(Node {
-            machine: Machine::new(env.clone(), storage.clone(), state),
+            machine: Machine::new(env.clone(), storage.clone(), state, beginning),
             pages: Pages::new(env.clone(), storage.clone(), every),
             peers: Peers::new(env.clone()),
             bases: BaseStore::open(&env, &config.dir).map_err(NodeError::Bases)?,
@@ -319,7 +323,7 @@ impl Node {
             conditions: self.conditions.clone(),
         };
         let unfinished = Unfinished(&self.start_cut);
-        let store = LogStore::new(self.storage.clone(), &self.recovered);
+        let store = LogStore::new(self.storage.clone(), &self.recovered, self.machine.clone());
         let config = Arc::new(raft_config(&seed.cluster.to_string()).map_err(|e| fatal(&e))?);
         let raft = Raft::new(me.get(), config, network, store, self.machine.clone())
             .await

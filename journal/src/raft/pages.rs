@@ -89,7 +89,7 @@ impl Pages {
                 // What is in memory begins at a checkpoint: no group reaches over it.
                 (state.index.begins_at(), state.admission.cluster())
             };
-            let page = self.page(seek, end, cluster).await?;
+            let page = self.page(machine, seek, end, cluster).await?;
             match page.read(seek, most) {
                 Some(found) if !found.is_empty() => return Ok(found),
                 // Renewals only, up to the next page.
@@ -111,7 +111,13 @@ impl Pages {
         Some(page)
     }
 
-    async fn page(&self, seek: Seek, end: u64, cluster: Option<ClusterId>) -> Result<Arc<Page>, ReadError> {
+    async fn page(
+        &self,
+        machine: &Machine,
+        seek: Seek,
+        end: u64,
+        cluster: Option<ClusterId>,
+    ) -> Result<Arc<Page>, ReadError> {
         if let Some(page) = self.find(seek) {
             return Ok(page);
         }
@@ -119,18 +125,78 @@ impl Pages {
         if let Some(page) = self.find(seek) {
             return Ok(page);
         }
-        let page = Arc::new(self.make(seek, end, cluster).await?);
+        let page = Arc::new(self.make(machine, seek, end, cluster).await?);
         let mut recent = self.recent();
         recent.push_front(page.clone());
         recent.truncate(PAGES_MAX);
         Ok(page)
     }
 
+    /// The state at the newest checkpoint before what `seek` wants, or where the log begins.
+    fn state_before(
+        &self,
+        machine: &Machine,
+        seek: Seek,
+        cluster: Option<ClusterId>,
+    ) -> Result<JournalState, ReadError> {
+        let checkpoint = cluster.and_then(|c| Checkpoint::before(&self.storage, seek, c));
+        if checkpoint.is_some() {
+            return Ok(JournalState::from(checkpoint, self.every, &self.env));
+        }
+        let Some(trimmed) = self.storage.trimmed() else {
+            return Ok(JournalState::from(None, self.every, &self.env));
+        };
+        // It may be about to begin later: then a reader of what goes finds out at the next step.
+        let beginning = machine.beginning().filter(|b| {
+            b.applied.index == trimmed.index
+                && match seek {
+                    Seek::Log(index) => index > trimmed.index,
+                    Seek::Offset(offset) => offset >= b.standing.tail,
+                }
+        });
+        let beginning = beginning.ok_or(ReadError::NotFound { index: trimmed.index })?;
+        Ok(JournalState::from(
+            Some(Checkpoint::clone(&beginning)),
+            self.every,
+            &self.env,
+        ))
+    }
+
+    /// The state before entry `index`.
+    ///
+    /// # Errors
+    /// When the log can't be read up to there, or does not reach back to it.
+    pub(super) async fn state_at(&self, machine: &Machine, index: u64) -> Result<JournalState, ReadError> {
+        let cluster = machine.state().admission.cluster();
+        let mut state = self.state_before(machine, Seek::Log(index), cluster)?;
+        while state.next() < index {
+            let next = state.next();
+            let unreadable = |e: io::Error| ReadError::Io {
+                index: next,
+                message: e.to_string(),
+            };
+            let records = self
+                .storage
+                .read(next, index, RAFT_BATCH_BYTES_MAX as u64)
+                .await?;
+            for record in records {
+                let entry = entry_from_disk(record).map_err(unreadable)?;
+                state.apply(&entry, &self.env).map_err(unreadable)?;
+            }
+        }
+        Ok(state)
+    }
+
     /// Replays the log from the newest checkpoint before what `seek` wants, up to `end` at most. Checkpoints that are missing
     /// on the way are made again.
-    async fn make(&self, seek: Seek, end: u64, cluster: Option<ClusterId>) -> Result<Page, ReadError> {
-        let checkpoint = cluster.and_then(|c| Checkpoint::before(&self.storage, seek, c));
-        let mut state = JournalState::from(checkpoint, self.every, &self.env);
+    async fn make(
+        &self,
+        machine: &Machine,
+        seek: Seek,
+        end: u64,
+        cluster: Option<ClusterId>,
+    ) -> Result<Page, ReadError> {
+        let mut state = self.state_before(machine, seek, cluster)?;
         while state.next() < end {
             let next = state.next();
             let unreadable = |e: io::Error| ReadError::Io {

@@ -458,6 +458,13 @@ impl Raft for RepairService {
         Ok(Response::new(answer.unwrap_or_else(fetch_refused)))
     }
 
+    async fn install_snapshot(
+        &self,
+        _: Request<v1::RaftSnapshotRequest>,
+    ) -> Result<Response<v1::RaftSnapshotResponse>, Status> {
+        not_now()
+    }
+
     async fn holds_base(
         &self,
         _: Request<v1::RaftHoldsBaseRequest>,

@@ -1,6 +1,8 @@
 //! Raft's calls from peers. What was not meant for this incarnation of this cluster is refused (H6).
 
+use super::checkpoint::Checkpoint;
 use super::condition::Condition;
+use super::machine::snapshot_of;
 use super::node::Node;
 use super::types::{
     TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -272,5 +274,36 @@ impl Raft for RaftService {
         Ok(Response::new(v1::RaftHoldsBaseResponse {
             refused: result.await.err(),
         }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<v1::RaftSnapshotRequest>,
+    ) -> Result<Response<v1::RaftSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let result = async {
+            let raft = self.node.meant_for_us(request.envelope.as_ref())?;
+            let vote = request
+                .vote
+                .as_ref()
+                .map(vote_from_wire)
+                .ok_or("field `vote` is missing")?;
+            let state = Checkpoint::decode(&request.state).ok_or("the state can't be read here")?;
+            let at = state.standing.tail;
+            let installed = raft
+                .install_full_snapshot(vote, snapshot_of(Arc::new(state)))
+                .await;
+            let installed = installed.map_err(|fatal| fatal.to_string())?;
+            tracing::info!(
+                at = at.get(),
+                "took the state that the leader's log begins behind"
+            );
+            Ok::<_, String>(installed.vote)
+        };
+        let (vote, refused) = match result.await {
+            Ok(vote) => (Some(vote_to_wire(&vote)), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Response::new(v1::RaftSnapshotResponse { vote, refused }))
     }
 }

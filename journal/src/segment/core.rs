@@ -60,6 +60,9 @@ pub(crate) enum Op {
         key: Vec<u8>,
         value: Vec<u8>,
     },
+    Forget {
+        key: Vec<u8>,
+    },
     /// Has the copies in the two-slot files compared, and hears of those that were mended.
     CheckSlots(Box<dyn FnOnce(Vec<&'static str>) + Send>),
     Close(Done),
@@ -398,6 +401,11 @@ impl Turn<'_> {
                     tracing::warn!(%error, "the metadata can't be written: what it lacks is rebuilt");
                 }
             }
+            Op::Forget { key } => {
+                if let Err(error) = io.metadata.remove(&key) {
+                    tracing::warn!(%error, "the metadata can't be written: what it has too much takes room");
+                }
+            }
             Op::Vote(vote, done) => self.slots(io, done, |io| io.vote.save(&encode_vote(Some(vote)))),
             Op::Identity(identity, done) => {
                 self.slots(io, done, |io| io.identity.save(&encode_identity(&identity)));
@@ -531,7 +539,7 @@ impl Op {
         match self {
             Op::Append { done, .. } | Op::Truncate { done, .. } | Op::Begin { done, .. } => Some(done),
             Op::Vote(_, done) | Op::Identity(_, done) | Op::Close(done) => Some(done),
-            Op::Committed { .. } | Op::Keep { .. } | Op::CheckSlots(_) => None,
+            Op::Committed { .. } | Op::Keep { .. } | Op::Forget { .. } | Op::CheckSlots(_) => None,
         }
     }
 }

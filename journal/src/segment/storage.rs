@@ -258,6 +258,11 @@ impl Storage {
         self.work();
     }
 
+    /// The last record that is trimmed.
+    pub fn trimmed(&self) -> Option<LogId> {
+        lock(&self.handle.core.shared).ids.before
+    }
+
     /// The first record of each file: behind the one before it the log can be made to begin.
     pub fn starts(&self) -> Vec<u64> {
         let starts = lock(&self.handle.core.shared).starts();
@@ -283,6 +288,12 @@ impl Storage {
     /// kept so.
     pub fn keep(&self, key: Vec<u8>, value: Vec<u8>) {
         self.handle.core.submit(Op::Keep { key, value });
+        self.work();
+    }
+
+    /// Forgets what was kept under `key`.
+    pub fn forget(&self, key: Vec<u8>) {
+        self.handle.core.submit(Op::Forget { key });
         self.work();
     }
 

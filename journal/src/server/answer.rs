@@ -68,6 +68,7 @@ pub(super) fn tail_refused(e: TailError) -> v1::Refusal {
     let message = e.to_string();
     match e {
         TailError::NotReady(e) => not_proposed(e),
+        TailError::BeforeBeginning { .. } => refusal(Reason::BeforeBeginning, message),
         TailError::BeyondEnd { .. } => refusal(Reason::BeyondEnd, message),
         TailError::Damaged { .. } | TailError::Confused { .. } => refusal(Reason::Damaged, message),
     }

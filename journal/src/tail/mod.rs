@@ -44,6 +44,14 @@ pub enum TailError {
         /// The confirmed tail.
         tail: Offset,
     },
+    /// The offset lies before the first editlog.
+    #[error("offset {from} lies before the first editlog, which begins at {beginning}")]
+    BeforeBeginning {
+        /// The offset asked for, or come to.
+        from: Offset,
+        /// Where the log begins here.
+        beginning: Offset,
+    },
     /// A record can't be read here.
     #[error("this node's copy can't be read at offset {at}: {source}")]
     Damaged {
@@ -68,7 +76,7 @@ impl TailError {
         match self {
             TailError::Damaged { source, .. } => matches!(source, ReadError::Damaged { .. }),
             TailError::Confused { .. } => true,
-            TailError::NotReady(_) | TailError::BeyondEnd { .. } => false,
+            TailError::NotReady(_) | TailError::BeyondEnd { .. } | TailError::BeforeBeginning { .. } => false,
         }
     }
 }
@@ -106,6 +114,10 @@ impl Cursor {
         }
         if from > tail {
             return Err(TailError::BeyondEnd { from, tail });
+        }
+        let beginning = node.state().beginning();
+        if from < beginning {
+            return Err(TailError::BeforeBeginning { from, beginning });
         }
         let lineage = node.state().admission.lineage().cloned();
         let lineage = lineage.ok_or(ProposeError::NotBootstrapped)?;
@@ -184,6 +196,22 @@ impl Cursor {
 
     /// Reads on. False when there is nothing beyond what was read.
     async fn fill(&mut self) -> Result<bool, TailError> {
+        let read = self.read_on().await;
+        // A reader may be so slow that the log is trimmed past it.
+        let beginning = self.node.state().beginning();
+        match read {
+            Err(TailError::Damaged {
+                source: ReadError::NotFound { .. },
+                ..
+            }) if self.at < beginning => Err(TailError::BeforeBeginning {
+                from: self.at,
+                beginning,
+            }),
+            read => read,
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<bool, TailError> {
         let wanted = self.node.index(self.seek, READ_ENTRIES).await;
         let wanted = wanted.map_err(|source| TailError::Damaged { at: self.at, source })?;
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {

@@ -11,7 +11,7 @@ pub mod power;
 pub mod writer;
 
 use redoubt_env::{Env, Task};
-use redoubt_journal::base::FoldAfter;
+use redoubt_journal::base::{FoldAfter, Retention};
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use redoubt_proto::v1;
@@ -59,6 +59,16 @@ pub struct RunningNode {
 impl RunningNode {
     /// Starts a node; `address` is `127.0.0.1:0` the first time.
     pub async fn start(env: &Env, name: &str, dir: &Path, address: &str) -> RunningNode {
+        Self::start_with(env, name, dir, address, Retention::default()).await
+    }
+
+    pub async fn start_with(
+        env: &Env,
+        name: &str,
+        dir: &Path,
+        address: &str,
+        retention: Retention,
+    ) -> RunningNode {
         let address = if address.ends_with(":0") {
             free_address()
         } else {
@@ -79,6 +89,7 @@ impl RunningNode {
                 bytes: 4096,
             },
             fold_after: FoldAfter::default(),
+            retention,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let run = redoubt_journal::server::run(env.clone(), config, async move { drop(stopped.await) });
@@ -133,21 +144,35 @@ pub struct Trio {
     pub nodes: Vec<RunningNode>,
     pub dirs: Vec<tempfile::TempDir>,
     pub cluster_id: String,
+    pub retention: Retention,
 }
 
 impl Trio {
     pub async fn start() -> Trio {
+        Self::start_with(Retention::default()).await
+    }
+
+    /// Starts node `i` again, on its directory and at its address.
+    pub async fn start_again(&mut self, i: usize) {
+        let (env, address) = (self.env.clone(), self.nodes[i].address.clone());
+        let (dir, retention) = (self.dirs[i].path(), self.retention);
+        self.nodes[i] = RunningNode::start_with(&env, &format!("n{i}"), dir, &address, retention).await;
+    }
+
+    pub async fn start_with(retention: Retention) -> Trio {
         let env = Env::real();
         let mut trio = Trio {
             env: env.clone(),
             nodes: Vec::new(),
             dirs: Vec::new(),
             cluster_id: "ab".repeat(16),
+            retention,
         };
         for i in 0..3 {
             let dir = tempfile::tempdir().unwrap();
-            trio.nodes
-                .push(RunningNode::start(&env, &format!("n{i}"), dir.path(), "127.0.0.1:0").await);
+            trio.nodes.push(
+                RunningNode::start_with(&env, &format!("n{i}"), dir.path(), "127.0.0.1:0", retention).await,
+            );
             trio.dirs.push(dir);
         }
         let request = trio.bootstrap_request().await;

@@ -2,7 +2,7 @@
 
 use redoubt_env::Env;
 use redoubt_env::sim_files::SimFiles;
-use redoubt_journal::base::FoldAfter;
+use redoubt_journal::base::{FoldAfter, Retention};
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig, NodeError};
 use redoubt_journal::segment::Options;
 use std::path::PathBuf;
@@ -49,6 +49,7 @@ impl SimNode {
                 bytes: 4096,
             },
             fold_after: FoldAfter::default(),
+            retention: Retention::default(),
         };
         let files = self.files.clone();
         let (crash, crashed) = oneshot::channel::<()>();

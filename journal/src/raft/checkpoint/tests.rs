@@ -94,7 +94,7 @@ impl World {
         let storage = open(&env, &metadata);
         let state = JournalState::from(None, EVERY, &env);
         let mut world = World {
-            machine: Machine::new(env.clone(), storage.clone(), state),
+            machine: Machine::new(env.clone(), storage.clone(), state, None),
             whole: JournalState::from(None, NEVER, &env),
             env,
             metadata,
@@ -217,7 +217,7 @@ impl World {
     /// A machine that has replayed what `state` lacks.
     fn replayed(&self, state: JournalState) -> Machine {
         let from = state.next();
-        let machine = Machine::new(self.env.clone(), self.storage.clone(), state);
+        let machine = Machine::new(self.env.clone(), self.storage.clone(), state, None);
         for record in self.records(from) {
             machine
                 .step(&crate::raft::types::entry_from_disk(record).unwrap())

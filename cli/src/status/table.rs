@@ -63,7 +63,35 @@ fn head(view: &View) -> String {
             &format!("{} from {} on, {before} before it", last.replid, last.from),
         ]);
     }
+    table.add_row(["base", &base(view)]);
+    if let Some(fold) = &view.fold {
+        if fold.state != "idle" {
+            let text = format!("{}, {}: {}", fold.state, fold.replay, fold.message);
+            table.add_row(["fold", &text]);
+        }
+        for replica in &fold.differing {
+            table.add_row(["ALARM", &format!("{replica} DIFFERS from the journal")]);
+        }
+    }
     output::table(&table)
+}
+
+fn base(view: &View) -> String {
+    let behind = view.fold.as_ref().map(|f| f.bytes_since_base);
+    let behind = behind.map(|bytes| format!("; {} behind it", size(bytes)));
+    let behind = behind.unwrap_or_default();
+    match &view.base {
+        None => format!("none yet{behind}"),
+        Some(base) => format!(
+            "{} ({} keys, {}, by {}), held by {} of {} nodes{behind}",
+            base.at,
+            base.keys,
+            size(base.bytes),
+            base.server,
+            base.held_by.len(),
+            view.nodes.len()
+        ),
+    }
 }
 
 fn lease(writer: &WriterView) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Pure. Where nodes differ, the leader's word is taken before another's, and a confirmed one before one that is not.
 
-use redoubt_client::{ClientError, Description, NodeStatus, ReplicaReport, Writer};
+use redoubt_client::{ClientError, Description, FoldStatus, NodeStatus, ReplicaReport, Writer};
 use redoubt_types::{Offset, WallTime};
 use serde::Serialize;
 use std::time::Duration;
@@ -37,6 +37,42 @@ pub(crate) struct View {
     pub(crate) nodes: Vec<NodeView>,
     /// As replays reported them lately.
     pub(crate) replicas: Vec<ReplicaView>,
+    /// The base that the editlogs are behind; null before the first.
+    pub(crate) base: Option<BaseView>,
+    /// How folds go, as the leader knows; null if none was heard of.
+    pub(crate) fold: Option<FoldView>,
+}
+
+/// A base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct BaseView {
+    /// The offset that it stands at.
+    pub(crate) at: u64,
+    /// Of its RDB.
+    pub(crate) bytes: u64,
+    /// Keys in it.
+    pub(crate) keys: u64,
+    /// What wrote it.
+    pub(crate) server: String,
+    /// Nodes that hold it, of those that answered.
+    pub(crate) held_by: Vec<String>,
+}
+
+/// How folds go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct FoldView {
+    /// `idle`, `wanted`, `folding` or `failed`.
+    pub(crate) state: String,
+    /// The replay that folds, or did last.
+    pub(crate) replay: String,
+    /// How far it is, or why it failed.
+    pub(crate) message: String,
+    /// Bytes of the stream behind the base.
+    pub(crate) bytes_since_base: u64,
+    /// Folds that failed one after the other.
+    pub(crate) failures: u32,
+    /// Live replicas that differ from the journal.
+    pub(crate) differing: Vec<String>,
 }
 
 /// The writer.
@@ -169,6 +205,8 @@ impl View {
             view.describe(description, now);
         }
         view.replicas = replicas(&answered, view.tail);
+        view.base = base(&answered);
+        view.fold = answered.iter().find_map(|s| s.fold.as_ref()).map(fold);
         view
     }
 
@@ -220,6 +258,33 @@ fn best<'a>(answered: &[&'a NodeStatus]) -> Option<&'a Description> {
     described
         .max_by_key(|(leads, d)| (d.confirmed, *leads, d.position.tail))
         .map(|(_, d)| d)
+}
+
+/// The newest base that any node knows of, and who has it.
+fn base(answered: &[&NodeStatus]) -> Option<BaseView> {
+    let described = || answered.iter().filter_map(|s| s.description.as_ref());
+    let base = described()
+        .filter_map(|d| d.base.as_ref())
+        .max_by_key(|b| b.at())?;
+    let holds = described().filter(|d| d.holds_base && d.base.as_ref() == Some(base));
+    Some(BaseView {
+        at: base.at().get(),
+        bytes: base.bytes,
+        keys: base.keys,
+        server: base.server.clone(),
+        held_by: holds.map(|d| d.node_name.clone()).collect(),
+    })
+}
+
+fn fold(fold: &FoldStatus) -> FoldView {
+    FoldView {
+        state: fold.state.clone(),
+        replay: fold.replay.clone(),
+        message: fold.message.clone(),
+        bytes_since_base: fold.bytes_since_base,
+        failures: fold.failures,
+        differing: fold.differing.clone(),
+    }
 }
 
 fn writer(description: &Description, now: WallTime) -> WriterView {

@@ -61,6 +61,14 @@ impl Node {
         &self.bases
     }
 
+    /// Where this node's log begins, and the chain there.
+    pub fn begins_at(&self) -> (Offset, Chain) {
+        let beginning = self.machine.beginning();
+        beginning.map_or((Offset::ZERO, Chain::EMPTY), |b| {
+            (b.standing.tail, b.standing.tail_chain)
+        })
+    }
+
     /// What this node's own log says of the stream at `at`.
     ///
     /// # Errors

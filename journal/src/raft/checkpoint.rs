@@ -13,7 +13,7 @@ use super::types::{
     LogId, StoredMembership, log_id_from_wire, log_id_to_disk, log_id_to_wire, membership_from_wire,
     membership_to_wire,
 };
-use crate::append::{Command, Seek, Standing, WriterState};
+use crate::append::{Admission, Command, Seek, Standing, WriterState};
 use crate::segment::Storage;
 use prost::Message;
 use redoubt_env::planted;
@@ -234,6 +234,12 @@ impl Checkpoint {
             },
         })
     }
+}
+
+/// The state that a log begins behind, from its bytes, and the place of the first record; `None` when they are no state.
+pub(crate) fn admission_at(beginning: &[u8]) -> Option<(Admission, u64)> {
+    let checkpoint = Checkpoint::decode(beginning)?;
+    Some((checkpoint.standing.into(), checkpoint.applied.index + 1))
 }
 
 /// For `cargo fuzz`: bytes as a checkpoint.

@@ -25,6 +25,7 @@ mod types;
 
 pub use bases::{BaseDoubt, Standpoint};
 pub use checkpoint::CheckpointEvery;
+pub(crate) use checkpoint::admission_at;
 #[cfg(any(test, fuzzing))]
 pub(crate) use checkpoint::fuzz as fuzz_checkpoint;
 pub use condition::Condition;

@@ -70,7 +70,9 @@ impl Node {
         if let Err(why) = self.fetch_base().await
             && !redoubt_env::planted::on("h19_trims_without_the_base")
         {
-            return Err(format!("the journal's base is not here, and no other node gave it: {why}"));
+            return Err(format!(
+                "the journal's base is not here, and no other node gave it: {why}"
+            ));
         }
         self.trim_what_bases_cover().await
     }

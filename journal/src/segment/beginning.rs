@@ -23,6 +23,8 @@ use redoubt_env::files::{Files, Mode};
 use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 
+/// What the file is called, for people.
+pub(crate) const BEGINNING: &str = "beginning";
 const MAGIC: &[u8; 8] = b"RDBTBEGN";
 const VERSION: u32 = 1;
 const PREFIX: &str = "beginning-";

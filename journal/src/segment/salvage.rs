@@ -3,6 +3,7 @@
 //! Promises that nothing in the directory is changed but by [`Salvage::close_gap`], which adds a file and changes none.
 //! Whether records are the ones that are missing is the caller's to prove; that they fit is checked here.
 
+use super::beginning::BEGINNING;
 use super::end::END;
 use super::error::{Failure, OpenError, ReadError};
 use super::index::LogIds;
@@ -30,6 +31,7 @@ pub struct Salvage {
     committed_end: u64,
     patch_number: u32,
     ids: LogIds,
+    beginning: Option<Vec<u8>>,
     reader: Mutex<Reader>,
     _lock: Box<dyn DirLock>,
 }
@@ -61,6 +63,7 @@ impl Salvage {
         spoilt_copies.extend(identity_damaged.then(|| IDENTITY.to_owned()));
         spoilt_copies.extend(peek_vote(&**files, dir)?.then(|| VOTE.to_owned()));
         let scan = Scan::of(env, dir, identity.node, metadata, progress)?;
+        spoilt_copies.extend(scan.beginning_is_spoilt.then(|| BEGINNING.to_owned()));
         spoilt_copies.extend(scan.end_is_spoilt.then(|| END.to_owned()));
         spoilt_copies.extend(scan.spoilt_merged.iter().map(merged::Found::name));
         // What is said behind a gap may be about records that replaced those that stand here before it.
@@ -87,9 +90,15 @@ impl Salvage {
             committed_end,
             patch_number: scan.patch_number,
             ids: scan.index.ids,
+            beginning: scan.beginning.map(|b| b.state),
             reader: Mutex::new(reader),
             _lock: lock,
         })
+    }
+
+    /// As of [`Recovered::beginning`](super::Recovered::beginning).
+    pub fn beginning(&self) -> Option<&[u8]> {
+        self.beginning.as_deref()
     }
 
     /// Whose directory it is.

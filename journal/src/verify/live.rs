@@ -124,9 +124,10 @@ impl Live {
                 "the node is at offset {tail} only, not at {until}"
             )));
         }
-        let opened = Cursor::open(self.node.clone(), Offset::ZERO, true).await;
+        // What is trimmed is a base's to vouch for.
+        let (mut at, mut chain) = self.node.begins_at();
+        let opened = Cursor::open(self.node.clone(), at, true).await;
         let (mut cursor, ..) = opened.map_err(|e| unchecked(&e))?;
-        let (mut at, mut chain) = (Offset::ZERO, Chain::EMPTY);
         while at < until {
             let entry = match cursor.next().await {
                 Ok(TailEvent::Entry(_, entry)) => entry,

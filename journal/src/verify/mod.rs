@@ -106,8 +106,11 @@ pub fn is_damage(error: &OpenError) -> bool {
 
 /// Replays what is committed. `None` where a gap ends it.
 fn replay(salvage: &Salvage, mut replayed: impl FnMut(u64)) -> Result<Option<Position>, String> {
-    let mut admission = Admission::new();
-    let mut next = 0;
+    let (mut admission, mut next) = match salvage.beginning() {
+        None => (Admission::new(), 0),
+        Some(state) => crate::raft::admission_at(state)
+            .ok_or("the state that the log begins behind can't be read by this version")?,
+    };
     while next < salvage.committed_end() {
         let records = match salvage.read(next, salvage.committed_end(), READ_BYTES) {
             Ok(records) => records,

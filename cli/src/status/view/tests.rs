@@ -1,6 +1,8 @@
 use super::*;
 use redoubt_client::{DiskStatus, NodeIdentity, Position, Session};
-use redoubt_types::{Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, NodeId, ReplId, RunId};
+use redoubt_types::{
+    Base, BaseName, Chain, ClusterId, Db, Epoch, HolderId, Lineage, LineageStep, NodeId, ReplId, RunId,
+};
 
 fn replid(n: u8) -> ReplId {
     ReplId::from_random([n; 20])
@@ -45,6 +47,8 @@ fn description(tail: u64, confirmed: bool) -> Description {
         },
         leader: Some("127.0.0.1:7102".into()),
         beginning: Offset::ZERO,
+        base: None,
+        holds_base: false,
     }
 }
 
@@ -67,6 +71,7 @@ fn status(endpoint: &str, role: &str, description: Description) -> Asked {
             condition: "well".into(),
             ..DiskStatus::default()
         },
+        fold: None,
     };
     (endpoint.to_owned(), Ok(status))
 }
@@ -169,4 +174,60 @@ fn nobody_answering_is_a_view_too() {
     let view = View::new(&asked, WallTime::from_ms(0));
     assert_eq!((view.tail, view.confirmed, view.nodes.len()), (None, false, 1));
     assert!(super::super::table::render(&view).contains("127.0.0.1:7101: the journal is unavailable: gone"));
+}
+
+#[test]
+fn the_newest_base_is_told_and_who_holds_it() {
+    let base = |at| Base {
+        name: BaseName {
+            at: Offset::new(at),
+            checksum: 1,
+        },
+        replid: replid(1),
+        chain: Chain::EMPTY,
+        groups: 2,
+        db: Db::default(),
+        captured: WallTime::from_ms(1),
+        bytes: 300,
+        rdb_version: 11,
+        server: "redis 7.2.4".into(),
+        keys: 4,
+        digest: 5,
+    };
+    let of = |endpoint, role, at, holds_base| {
+        let described = Description {
+            base: Some(base(at)),
+            holds_base,
+            ..description(90, true)
+        };
+        status(endpoint, role, described)
+    };
+    let mut asked = [
+        of("127.0.0.1:7101", "leader", 50, true),
+        of("127.0.0.1:7102", "follower", 50, false),
+        of("127.0.0.1:7103", "follower", 40, true),
+    ];
+    if let Ok(leader) = &mut asked[0].1 {
+        leader.fold = Some(FoldStatus {
+            state: "failed".into(),
+            replay: "replay-1".into(),
+            message: "no disk".into(),
+            bytes_since_base: 40,
+            failures: 2,
+            differing: vec!["127.0.0.1:7211".into()],
+        });
+    }
+    let view = View::new(&asked, WallTime::from_ms(1500));
+    let found = view.base.as_ref().unwrap();
+    assert_eq!((found.at, found.held_by.len()), (50, 1));
+    let text = crate::status::table::render(&view);
+    for said in [
+        "50 (4 keys",
+        "held by 1 of 3",
+        "40 B behind it",
+        "replay-1: no disk",
+        "127.0.0.1:7211 DIFFERS",
+    ] {
+        assert!(text.contains(said), "{said:?} is not in\n{text}");
+    }
 }

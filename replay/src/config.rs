@@ -38,6 +38,11 @@ pub(crate) const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two attempts that failed at once.
 pub(crate) const CONFIRM_PAUSE: Duration = Duration::from_millis(200);
+/// How long a replica's next bytes of a base are looked for among the nodes. Less than the default `repl-timeout`, after which it gives
+/// its master up.
+pub(crate) const BASE_CHUNK_DEADLINE: Duration = Duration::from_secs(40);
+/// How long a base's first bytes are looked for before a replica is told that there is none: it keeps what it has and asks again.
+pub(crate) const BASE_BEGIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often positions are told to the journal.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long a link that ended in order is kept for the replica to close it. Closing at once could reset the

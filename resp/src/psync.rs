@@ -49,15 +49,16 @@ pub enum PsyncAnswer {
     },
 }
 
-/// Answers a replica, from a journal that holds the stream from `begin` to `tail`.
+/// Answers a replica, from a journal that holds the stream from `begin` to `tail` and a base at `base`, which is in between.
 ///
 /// `tail` MUST be quorum-confirmed: a replica that is ahead of a tail that merely lags would get a full resync
 /// (H8). What a replica asks is the byte *behind* what it holds, so both ends count. With begin 100, tail 200:
 /// held 99 needs byte 100, which is gone: full. Held 100 needs byte 101, the first there is: continue. Held
 /// 200 needs 201, the next to come: continue. Held 201 is not of this history: full. Under a replid that ended
 /// at 150, held 150 needs byte 151, the first under its successor: continue, and it is told the newest replid.
-/// Held 151 has a byte of its own where ours begin: full.
-pub fn answer(lineage: &Lineage, tail: Offset, begin: Offset, ask: &PsyncAsk) -> PsyncAnswer {
+/// Held 151 has a byte of its own where ours begin: full. A full sync is of the base at `base` and the stream from there on, whatever
+/// the stream still has of what is before it.
+pub fn answer(lineage: &Lineage, tail: Offset, begin: Offset, base: Offset, ask: &PsyncAsk) -> PsyncAnswer {
     let newest = lineage.last().replid;
     match ask {
         PsyncAsk::Partial { replid, held }
@@ -70,7 +71,7 @@ pub fn answer(lineage: &Lineage, tail: Offset, begin: Offset, ask: &PsyncAsk) ->
         }
         _ => PsyncAnswer::FullResync {
             replid: newest,
-            at: begin,
+            at: base,
         },
     }
 }

@@ -5,27 +5,29 @@
 //! Buffers one entry; what the replica does not take is not read from the journal. What may be sent is
 //! decided by [`LinkPlan`].
 
+use super::full_sync::{FullSync, readable};
 use super::registry::address;
 use super::serve::Shared;
 use crate::config::{CLOSE_DEADLINE, HANDSHAKE_DEADLINE, KEEPALIVE_EVERY, REPLICA_SILENCE_MAX};
 use crate::source::{LinkPlan, PlanError, Verdict, confirmed};
 use bytes::{BufMut, BytesMut};
-use redoubt_client::{Description, TailError, TailEvent};
+use redoubt_client::{ClientError, Description, TailError, TailEvent};
 use redoubt_env::net::Conn;
 use redoubt_resp::psync::{
-    HandshakeError, MasterHandshake, PsyncAnswer, PsyncAsk, PsyncRequest, ReplicaAcks, answer, empty_rdb,
+    HandshakeError, MasterHandshake, PsyncAnswer, PsyncAsk, PsyncRequest, ReplicaAcks, answer,
 };
 use redoubt_types::limits::HANDSHAKE_REQUEST_BYTES_MAX;
 use redoubt_types::{LineageStep, Offset};
-use std::future::pending;
+use std::future::{Future, pending};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 /// Why a link ended other than by its plan.
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+pub(super) enum LinkError {
     #[error("the replica closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
@@ -37,7 +39,9 @@ enum LinkError {
     #[error("the replica was silent for {REPLICA_SILENCE_MAX:?}")]
     Silent,
     #[error("refused: {0}")]
-    Refused(&'static str),
+    Refused(String),
+    #[error("the base can't be given to the replica: {0}")]
+    Base(ClientError),
     #[error("the journal can't be tailed: {0}")]
     Tail(#[from] TailError),
     #[error("the journal contradicts the link: {0}")]
@@ -49,6 +53,8 @@ struct Replica {
     shared: Arc<Shared>,
     id: u64,
     address: String,
+    /// It is being sent a base, and says nothing meanwhile.
+    takes_base: AtomicBool,
 }
 
 impl Replica {
@@ -58,6 +64,7 @@ impl Replica {
             shared: shared.clone(),
             id,
             address,
+            takes_base: AtomicBool::new(false),
         }
     }
 
@@ -82,7 +89,7 @@ pub(super) async fn serve(shared: Arc<Shared>, id: u64, conn: Box<dyn Conn>, pee
         Ok(next) => {
             tracing::info!(peer, at = next.from.get(), newer = %next.replid, "link closed: its replid ended");
         }
-        Err(e @ (LinkError::Tail(_) | LinkError::Plan(_))) => {
+        Err(e @ (LinkError::Tail(_) | LinkError::Plan(_) | LinkError::Base(_))) => {
             tracing::error!(peer, "link closed: {e}");
             shared.registry().troubled(e.to_string());
         }
@@ -112,9 +119,10 @@ async fn link(
         asked => asked?,
     };
     let replica = Replica::new(shared, id, address(peer, asked.ip.as_deref(), asked.port));
-    let description = wait_confirmed(shared, &mut conn, &mut input).await?;
-    let plan = give_answer(&replica, &asked, description, &mut conn).await?;
-    stream(&replica, plan, conn, input).await
+    let quorum = confirmed(&shared.env, &shared.client, &shared.endpoints);
+    let description = keep_waiting(shared, &mut conn, &mut input, quorum).await?;
+    let (plan, full) = give_answer(&replica, &asked, description, &mut conn, &mut input).await?;
+    stream(&replica, plan, full, conn, input).await
 }
 
 /// Answers requests up to PSYNC.
@@ -136,20 +144,21 @@ async fn handshake(conn: &mut Box<dyn Conn>, input: &mut BytesMut) -> Result<Psy
     }
 }
 
-/// Waits for a quorum-confirmed description, and keeps the replica waiting with newlines meanwhile, which a
-/// stock replica takes for a master that is preparing an answer.
-async fn wait_confirmed(
+/// Waits for what the answer depends on, and keeps the replica waiting with newlines meanwhile, which a stock
+/// replica takes for a master that is preparing an answer.
+async fn keep_waiting<T>(
     shared: &Shared,
     conn: &mut Box<dyn Conn>,
     input: &mut BytesMut,
-) -> Result<Description, LinkError> {
+    wanted: impl Future<Output = T>,
+) -> Result<T, LinkError> {
     let env = &shared.env;
-    let mut confirmed = pin!(confirmed(env, &shared.client, &shared.endpoints));
+    let mut wanted = pin!(wanted);
     let mut newline_at = env.now().plus(KEEPALIVE_EVERY);
     loop {
         tokio::select! {
             biased;
-            description = &mut confirmed => return Ok(description),
+            found = &mut wanted => return Ok(found),
             () = env.sleep_until(newline_at) => {
                 conn.write_all(b"\n").await?;
                 newline_at = env.now().plus(KEEPALIVE_EVERY);
@@ -165,13 +174,14 @@ async fn wait_confirmed(
     }
 }
 
-/// Answers the PSYNC, with the base if it is a full sync. Nothing but the stream may be written from here on.
+/// Answers the PSYNC. Nothing but the base, if it is a full sync, and the stream may be written from here on.
 async fn give_answer(
     replica: &Replica,
     asked: &PsyncRequest,
     description: Description,
     conn: &mut Box<dyn Conn>,
-) -> Result<LinkPlan, LinkError> {
+    input: &mut BytesMut,
+) -> Result<(LinkPlan, Option<FullSync>), LinkError> {
     let shared = &replica.shared;
     if !asked.psync2 {
         // It could not be told the newest replid, which every answer must name (H15).
@@ -187,57 +197,92 @@ async fn give_answer(
         lineage,
         position,
         beginning,
+        base,
         ..
     } = description;
-    let given = answer(&lineage, position.tail, beginning, &ask);
+    let base_at = base.as_ref().map_or(Offset::ZERO, |b| b.at());
+    let given = answer(&lineage, position.tail, beginning, base_at, &ask);
     let (from, full) = match given {
-        PsyncAnswer::Continue { from, .. } => (from, false),
-        PsyncAnswer::FullResync { at: Offset::ZERO, .. } => (Offset::ZERO, true),
-        // The empty base is the only one there is, and it is of offset 0.
-        PsyncAnswer::FullResync { .. } => return refuse(conn, "the journal has no base to begin from").await,
+        PsyncAnswer::Continue { from, .. } => (from, None),
+        PsyncAnswer::FullResync { at, .. } if at < beginning => {
+            return refuse(conn, "the journal has no base to begin from").await;
+        }
+        PsyncAnswer::FullResync { at, .. } if shared.limit.is_some_and(|limit| limit < at) => {
+            let why = format!("the journal's base is at {at}, behind what is wanted here");
+            shared.registry().troubled(why.clone());
+            return refuse(conn, &why).await;
+        }
+        // What the replica has is not given up for a base that it can't load (H24), or that can't be had (H16): both are seen to
+        // before it is told of a full sync.
+        PsyncAnswer::FullResync { at, .. } => {
+            if let Some(why) = base
+                .as_ref()
+                .and_then(|b| readable(b, asked.version.as_deref()).err())
+            {
+                shared.registry().troubled(why.clone());
+                return refuse(conn, &why).await;
+            }
+            let begun = FullSync::begin(&shared.env, &shared.client, base);
+            match keep_waiting(shared, conn, input, begun).await? {
+                Ok(full) => (at, Some(full)),
+                Err(e) => {
+                    shared.registry().troubled(e.to_string());
+                    return refuse(conn, &format!("the journal's base can't be read: {e}")).await;
+                }
+            }
+        }
     };
     let replid = lineage.last().replid;
     let mut out = BytesMut::new();
     given.encode(asked.psync2, &mut out);
-    if full {
-        let base = empty_rdb();
-        out.put_slice(format!("${}\r\n", base.len()).as_bytes());
-        out.put_slice(base);
-    }
+    replica.takes_base.store(full.is_some(), Ordering::Relaxed);
     let full_syncs = shared
         .registry()
-        .answered(&replica.address, replica.id, replid, from, full);
+        .answered(&replica.address, replica.id, replid, from, full.is_some());
     let (address, offset, tail) = (&replica.address, from.get(), position.tail.get());
-    if full {
-        tracing::info!(address, %replid, offset, tail, full_syncs, asked = ?asked.ask, "full sync");
-    } else {
-        tracing::info!(address, %replid, offset, tail, full_syncs, asked = ?asked.ask, "continue");
+    match &full {
+        Some(full) => {
+            let bytes = full.bytes();
+            tracing::info!(address, %replid, offset, bytes, tail, full_syncs, asked = ?asked.ask, "full sync");
+        }
+        None => tracing::info!(address, %replid, offset, tail, full_syncs, asked = ?asked.ask, "continue"),
     }
     conn.write_all(&out).await?;
-    Ok(LinkPlan::new(lineage, from, shared.limit))
+    Ok((LinkPlan::new(lineage, from, shared.limit), full))
 }
 
 /// Sends the replica away without making it forget what it holds: after `-NOMASTERLINK` a stock replica
 /// keeps its replid and offset and tries again, after any other error it would drop both.
-async fn refuse<T>(conn: &mut Box<dyn Conn>, why: &'static str) -> Result<T, LinkError> {
-    conn.write_all(format!("-NOMASTERLINK {why}\r\n").as_bytes())
+async fn refuse<T>(conn: &mut Box<dyn Conn>, why: &str) -> Result<T, LinkError> {
+    // One line, whatever it is made of.
+    let line = why.replace(['\r', '\n'], " ");
+    conn.write_all(format!("-NOMASTERLINK {line}\r\n").as_bytes())
         .await?;
     conn.shutdown().await?;
-    Err(LinkError::Refused(why))
+    Err(LinkError::Refused(line))
 }
 
-/// Feeds the replica until its replid ends; the connection is then closed behind the last byte.
+/// Gives the replica its base, if it is to have one, and feeds it until its replid ends; the connection is then closed behind the
+/// last byte.
 async fn stream(
     replica: &Replica,
     plan: LinkPlan,
+    full: Option<FullSync>,
     conn: Box<dyn Conn>,
     input: BytesMut,
 ) -> Result<LineageStep, LinkError> {
     let (mut reader, mut writer) = split(conn);
+    let given = async {
+        if let Some(full) = full {
+            full.send(&replica.shared.env, &mut writer).await?;
+            replica.takes_base.store(false, Ordering::Relaxed);
+        }
+        feed(replica, plan, &mut writer).await
+    };
     let next = tokio::select! {
         biased;
         gone = acknowledgements(replica, &mut reader, input) => return gone.map(|never| match never {}),
-        fed = feed(replica, plan, &mut writer) => fed?,
+        fed = given => fed?,
     };
     // Half of the close first: with unread acknowledgements, closing at once would reset the connection and
     // might take bytes from the replica that it has not read yet.
@@ -300,7 +345,8 @@ async fn feed(
     }
 }
 
-/// Reads acknowledgements until the replica is gone.
+/// Reads acknowledgements until the replica is gone. One that takes a base is silent until it loads it, and then sends newlines: how long
+/// it may take for the base is bounded where that is sent.
 async fn acknowledgements(
     replica: &Replica,
     reader: &mut (impl AsyncRead + Unpin),
@@ -309,12 +355,17 @@ async fn acknowledgements(
     let mut acks = ReplicaAcks::new();
     loop {
         acks.feed(&mut input, |ack| replica.acked(ack.offset))?;
+        let takes_base = replica.takes_base.load(Ordering::Relaxed);
         let read = replica
             .shared
             .env
             .timeout(REPLICA_SILENCE_MAX, read_more(reader, &mut input))
             .await;
-        read.map_err(|_| LinkError::Silent)??;
+        match read {
+            Ok(read) => read?,
+            Err(_) if takes_base => {}
+            Err(_) => return Err(LinkError::Silent),
+        }
     }
 }
 

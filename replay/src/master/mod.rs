@@ -1,5 +1,6 @@
 //! The replicas' side: a stock server's master, over PSYNC.
 
+mod full_sync;
 mod link;
 mod registry;
 mod serve;

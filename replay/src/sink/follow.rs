@@ -11,7 +11,7 @@ use super::translate::{POSITION_DB, Translator};
 use super::{SinkConfig, SinkError, refused};
 use crate::source::confirmed;
 use futures_util::FutureExt;
-use redoubt_client::{Client, ClientConfig, TailEvent, Tailer};
+use redoubt_client::{Client, ClientConfig, TailError, TailEvent, Tailer};
 use redoubt_env::net::Net;
 use redoubt_env::{Env, planted};
 use redoubt_types::{Db, Offset};
@@ -328,6 +328,15 @@ impl Follower {
                 Ok(TailEvent::Lineage(_)) => {}
                 Ok(TailEvent::End) => source.ended = true,
                 Err(_) if !batch.is_empty() => return Ok(batch),
+                Err(TailError::BeforeBeginning { beginning }) => {
+                    let (target, at) = (self.config.into.address().to_owned(), place.offset);
+                    return Err(SinkError::NeedsBase {
+                        target,
+                        at,
+                        beginning,
+                    }
+                    .into());
+                }
                 Err(error) => {
                     let at = place.offset;
                     return Err(SinkError::Tail { at, error }.into());

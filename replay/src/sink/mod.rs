@@ -97,6 +97,19 @@ pub enum SinkError {
         /// Why.
         error: TailError,
     },
+    /// What the target lacks is in a base, which client mode can't apply.
+    #[error(
+        "{target} stands at {at}, but the journal's editlogs begin at {beginning}: what is before that is in a base, which client mode \
+         can't apply (use `redoubt rebuild`, or a replica, where the target can be one)"
+    )]
+    NeedsBase {
+        /// Its address.
+        target: String,
+        /// Its position.
+        at: Offset,
+        /// Where the editlogs begin.
+        beginning: Offset,
+    },
     /// The connection breaks at the same transaction again and again.
     #[error("{target} broke the connection {times} times at the transaction behind {at}: {why}")]
     Stuck {

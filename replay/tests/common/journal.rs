@@ -1,6 +1,7 @@
-//! A fake journal: Describe, Tail and ReportReplicas over a byte stream that the test writes. Several nodes
+//! A fake journal: Describe, Tail and ReportReplicas over a byte stream that the test writes, and bases beside it. Several nodes
 //! serve the same stream; each can be told to damage what it serves.
 
+use super::bases::Bases;
 use redoubt_proto::v1::journal_server::{Journal, JournalServer};
 use redoubt_proto::v1::{self, tail_response::Event};
 use redoubt_resp::stream::StreamScanner;
@@ -46,6 +47,8 @@ struct State {
     /// Nodes show a state as old as this, as after a restart without a quorum.
     shown: Option<usize>,
     reports: Vec<v1::ReplicaReport>,
+    beginning: u64,
+    server: Option<String>,
 }
 
 impl State {
@@ -76,6 +79,7 @@ impl State {
 #[derive(Clone)]
 pub struct FakeJournal {
     state: Arc<Mutex<State>>,
+    pub bases: Bases,
     changed: watch::Sender<u64>,
 }
 
@@ -92,9 +96,12 @@ impl FakeJournal {
             confirmed: true,
             shown: None,
             reports: Vec::new(),
+            beginning: 0,
+            server: None,
         };
         FakeJournal {
             state: Arc::new(Mutex::new(state)),
+            bases: Bases::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -163,9 +170,32 @@ impl FakeJournal {
         self.change(|s| s.shown = entries);
     }
 
+    /// Nodes give nothing before `at` any more.
+    pub fn trim(&self, at: u64) {
+        self.change(|s| s.beginning = at);
+    }
+
+    /// The newest session's server is this.
+    pub fn set_server(&self, server: &str) {
+        self.change(|s| s.server = Some(server.to_owned()));
+    }
+
     /// The whole stream.
     pub fn bytes(&self) -> Vec<u8> {
         self.state.lock().unwrap().bytes.clone()
+    }
+
+    /// The tail: last replid, offset, chain, groups and database.
+    pub fn place(&self) -> (ReplId, u64, Chain, u64, u32) {
+        let s = self.state.lock().unwrap();
+        let db = s.scanner.db().get();
+        (
+            s.lineage.last().replid,
+            s.bytes.len() as u64,
+            s.chain,
+            s.groups,
+            db,
+        )
     }
 
     /// The latest report of replicas.
@@ -286,10 +316,16 @@ impl Node {
             let s = self.journal.state.lock().unwrap();
             (s.tail(), redoubt_proto::lineage_to(&s.lineage))
         };
-        if at > tail {
+        let beginning = self.journal.state.lock().unwrap().beginning;
+        if at > tail || at < beginning {
+            let reason = if at > tail {
+                v1::Reason::BeyondEnd
+            } else {
+                v1::Reason::BeforeBeginning
+            };
             let refusal = v1::Refusal {
-                reason: v1::Reason::BeyondEnd.into(),
-                message: format!("{at} is beyond {tail}"),
+                reason: reason.into(),
+                message: format!("{at} is not in {beginning}..={tail}"),
                 ..Default::default()
             };
             return out.send(event(Event::Refused(refusal))).await.ok();
@@ -332,7 +368,7 @@ impl Node {
     }
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn unused<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("the fake journal takes no writes"))
@@ -342,11 +378,14 @@ fn unused<T>() -> Result<Response<T>, Status> {
 impl Journal for Service {
     type AppendStream = Events<v1::AppendResponse>;
     type TailStream = Events<v1::TailResponse>;
+    type GetBaseStream = Events<v1::GetBaseResponse>;
+    type PutBaseStream = Events<v1::PutBaseResponse>;
 
     async fn describe(
         &self,
         request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
+        let base = self.node.journal.bases.current();
         let s = self.node.journal.state.lock().unwrap();
         let description = v1::Description {
             cluster_id: CLUSTER.into(),
@@ -355,9 +394,19 @@ impl Journal for Service {
             position: Some(s.position()),
             confirmed: s.confirmed && request.get_ref().confirm,
             lineage: redoubt_proto::lineage_to(&s.lineage),
-            writer: Some(v1::Writer::default()),
+            writer: Some(v1::Writer {
+                session: s.server.as_ref().map(|server| v1::Session {
+                    epoch: 1,
+                    run_id: "e".repeat(40),
+                    at: 0,
+                    server: server.clone(),
+                }),
+                ..Default::default()
+            }),
             leader: Some(self.node.endpoint.clone()),
-            beginning: 0,
+            beginning: s.beginning,
+            base: base.as_ref().map(redoubt_proto::base),
+            holds_base: base.is_some(),
         };
         let outcome = Some(v1::describe_response::Outcome::Description(description));
         Ok(Response::new(v1::DescribeResponse { outcome }))
@@ -418,6 +467,38 @@ impl Journal for Service {
         &self,
         _: Request<tonic::Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        unused()
+    }
+
+    async fn get_base(
+        &self,
+        request: Request<v1::GetBaseRequest>,
+    ) -> Result<Response<Self::GetBaseStream>, Status> {
+        Ok(self.node.journal.bases.get(request.into_inner()))
+    }
+
+    async fn put_base(
+        &self,
+        request: Request<tonic::Streaming<v1::PutBaseRequest>>,
+    ) -> Result<Response<Self::PutBaseStream>, Status> {
+        Ok(self.node.journal.bases.put(&self.node.name, request.into_inner()))
+    }
+
+    async fn commit_base(
+        &self,
+        request: Request<v1::CommitBaseRequest>,
+    ) -> Result<Response<v1::CommitBaseResponse>, Status> {
+        self.node.journal.bases.commit(request.into_inner())
+    }
+
+    async fn offer_fold(
+        &self,
+        request: Request<v1::OfferFoldRequest>,
+    ) -> Result<Response<v1::OfferFoldResponse>, Status> {
+        self.node.journal.bases.offer(request.into_inner())
+    }
+
+    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
         unused()
     }
 }

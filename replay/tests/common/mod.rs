@@ -12,6 +12,7 @@
     reason = "each test binary uses its part"
 )]
 
+pub mod bases;
 pub mod journal;
 pub mod redis;
 

@@ -65,6 +65,12 @@ impl Redis {
         self.wait_answers().await;
     }
 
+    /// Its RDB as of now.
+    pub async fn rdb(&self) -> Vec<u8> {
+        assert_eq!(self.call(&["SAVE"]).await, "OK");
+        std::fs::read(self.dir.path().join("dump.rdb")).unwrap()
+    }
+
     /// Runs one command and returns what redis-cli prints.
     pub async fn call(&self, args: &[&str]) -> String {
         let mut cli = Command::new("/usr/bin/redis-cli");

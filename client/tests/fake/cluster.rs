@@ -65,6 +65,7 @@ impl Cluster for Service {
             members: Vec::new(),
             replicas: Vec::new(),
             disk: None,
+            fold: None,
         }))
     }
 }

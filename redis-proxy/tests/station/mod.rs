@@ -6,6 +6,7 @@ use crate::lab::{SOON, Server};
 use bytes::BytesMut;
 use redoubt_client::{AppendStart, Client, ClientConfig, Session as SessionRecord, TailEvent};
 use redoubt_env::{Env, Task};
+use redoubt_journal::base::{FoldAfter, Retention};
 use redoubt_journal::raft::{CheckpointEvery, MetadataStore, NodeConfig};
 use redoubt_journal::segment::Options;
 use redoubt_proxy::append::Append;
@@ -231,6 +232,8 @@ fn node(env: &Env, address: &str, dir: &TempDir) -> Node {
             segment_bytes: 16 * 1024 * 1024,
             ..Options::default()
         },
+        fold_after: FoldAfter::default(),
+        retention: Retention::default(),
     };
     let (stop, mut stopped) = watch::channel(false);
     let (done, ended) = oneshot::channel();

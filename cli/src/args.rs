@@ -75,15 +75,6 @@ pub(crate) enum Command {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Make a new base now: what the journal's editlogs come to, as one RDB on every node. The editlogs that it covers go, as the nodes'
-    /// retention allows.
-    Compact {
-        #[command(flatten)]
-        journal: Journal,
-        /// How long to wait for it; 0s: not at all.
-        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
-        timeout: Duration,
-    },
     /// Make one cluster of new journal nodes; safe to run again.
     Bootstrap {
         #[command(flatten)]

@@ -5,7 +5,6 @@
 
 mod args;
 mod bootstrap;
-mod compact;
 mod dev;
 mod duration;
 mod failure;
@@ -83,7 +82,6 @@ async fn run(env: &Env, command: Command) -> Result<(), Failure> {
             };
             verify::cluster::run(&client(env, journal), &endpoints, output).await
         }
-        Command::Compact { journal, timeout } => compact::run(env, &client(env, journal), timeout).await,
         Command::Bootstrap { journal, timeout } => bootstrap::run(&client(env, journal), timeout).await,
         Command::Dev { command } => match command {
             DevCommand::Up(up) => dev::up::up(env, up.into_options()).await,

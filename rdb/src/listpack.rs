@@ -287,7 +287,8 @@ mod tests {
         #[test]
         fn what_is_written_is_read(strings: Vec<Vec<u8>>, numbers in proptest::collection::vec(number(), 0..40)) {
             let items: Vec<_> = strings.iter().map(|s| Item::Bytes(s)).chain(numbers.into_iter().map(Item::Number)).collect();
-            prop_assert_eq!(read(&write(&items)).unwrap(), items);
+            let bytes = write(&items);
+            prop_assert_eq!(read(&bytes).unwrap(), items);
         }
 
         #[test]

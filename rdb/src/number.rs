@@ -45,7 +45,8 @@ mod tests {
     proptest! {
         #[test]
         fn decimals_are_those_of_the_standard_library(n: i64) {
-            prop_assert_eq!(Decimal::new(n).as_bytes(), n.to_string().as_bytes());
+            let (decimal, text) = (Decimal::new(n), n.to_string());
+            prop_assert_eq!(decimal.as_bytes(), text.as_bytes());
         }
     }
 

@@ -193,7 +193,8 @@ mod tests {
             let long = vec![b'x'; 20_000];
             let items: Vec<_> = strings.iter().map(|s| Item::Bytes(s)).chain([Item::Bytes(&long), Item::Bytes(&long[..300])])
                 .chain(numbers.into_iter().map(|n| Item::Number(n >> shift))).collect();
-            prop_assert_eq!(read(&write(&items)).unwrap(), items);
+            let bytes = write(&items);
+            prop_assert_eq!(read(&bytes).unwrap(), items);
         }
 
         #[test]

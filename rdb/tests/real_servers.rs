@@ -136,3 +136,85 @@ fn servers_since_7_0_say_the_same_of_the_same() {
         first.get_or_insert(rdb);
     }
 }
+
+/// Each changes one thing that a client could see, and each gives another digest than all others.
+const CHANGES: [&str; 24] = [
+    "SET change:new 1",
+    "SET change:string w",
+    "APPEND change:string v",
+    "PEXPIREAT change:string 4000000000001",
+    "PERSIST change:expires",
+    "PEXPIREAT change:expires 4000000000001",
+    "RPUSH change:list c",
+    "LSET change:list 0 b",
+    "SADD change:set 3",
+    "HSET change:hash f w",
+    "HDEL change:hash g",
+    "ZADD change:zset 1.5 a",
+    "ZREM change:zset b",
+    "XADD change:stream 9-9 a b",
+    "XDEL change:stream 2-1",
+    "XSETID change:stream 9-9",
+    "XGROUP CREATE change:stream h 0",
+    "XGROUP SETID change:stream g 1-1",
+    "XGROUP CREATECONSUMER change:stream g d",
+    "XCLAIM change:stream g c 0 1-1 TIME 1700000000001 RETRYCOUNT 1 JUSTID",
+    "XCLAIM change:stream g c 0 1-1 TIME 1700000000000 RETRYCOUNT 5 JUSTID",
+    "XACK change:stream g 1-1",
+    "RENAME change:string change:string2",
+    "MOVE change:string 9",
+];
+
+#[test]
+fn whatever_a_client_could_see_changed_gives_another_digest() {
+    let name = "redis-7.4.1";
+    let filled = || {
+        let server = Server::start(name, None, None, &[]);
+        let mut c = server.client();
+        for command in [
+            "SET change:string v",
+            "SET change:expires v PXAT 4000000000000",
+            "RPUSH change:list a b",
+            "SADD change:set 1 2",
+            "HSET change:hash f v g v",
+            "ZADD change:zset 1 a 2 b",
+            "XADD change:stream 1-1 a b",
+            "XADD change:stream 2-1 a b",
+            "XGROUP CREATE change:stream g 0",
+            "XCLAIM change:stream g c 0 1-1 TIME 1700000000000 RETRYCOUNT 1 FORCE JUSTID",
+        ] {
+            c.run(command);
+        }
+        server
+    };
+    let server = filled();
+    let rdb = server.save();
+    let unchanged = read(&rdb, 1 << 20).digest;
+    drop(server);
+    let mut seen = std::collections::BTreeMap::from([(unchanged.to_bytes(), "nothing")]);
+    for change in CHANGES {
+        let server = filled();
+        server.client().run(change);
+        let digest = read(&server.save(), 1 << 20).digest;
+        if let Some(other) = seen.insert(digest.to_bytes(), change) {
+            panic!("{change:?} gives the same digest as {other:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_cut_or_damaged_is_refused() {
+    let rdb = filled("redis-7.4.1", None).save();
+    let refused = |bytes: &[u8]| {
+        let mut reader = redoubt_rdb::RdbReader::new();
+        reader.feed(bytes).is_err() || reader.finish().is_err()
+    };
+    assert!(!refused(&rdb));
+    for at in (0..rdb.len()).step_by(rdb.len() / 200 + 1) {
+        assert!(refused(&rdb[..at]), "cut at {at} of {}", rdb.len());
+        let mut damaged = rdb.clone();
+        damaged[at] ^= 0x10;
+        assert!(refused(&damaged), "byte {at} of {}", rdb.len());
+    }
+    assert!(refused(&[&rdb[..], b"x"].concat()), "something behind its end");
+}

@@ -67,11 +67,11 @@ fn what_was_given_is_read_again_also_after_a_power_cut() {
     let (bytes, mut shelf) = (rdb(1), open(&files).unwrap());
     let base = base_of(9, &bytes);
     put(&mut shelf, &base, &bytes).unwrap();
-    assert_eq!(shelf.held(), [base.clone()]);
+    assert_eq!(shelf.held(), std::slice::from_ref(&base));
     drop(shelf);
     files.power_cut(5);
     let shelf = open(&files).unwrap();
-    assert_eq!(shelf.held(), [base.clone()]);
+    assert_eq!(shelf.held(), std::slice::from_ref(&base));
     assert_eq!(read_all(&shelf, &base).unwrap(), bytes);
     let tail = shelf.read(base.name, base.bytes - 3).unwrap();
     assert_eq!(&tail[..], &bytes[bytes.len() - 3..]);
